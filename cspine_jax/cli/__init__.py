@@ -1,0 +1,46 @@
+"""`cspine <verb>`: parse, call, print. One module a verb, imported only when that verb runs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cspine_jax import __version__
+from cspine_jax.errors import CspineError
+
+VERBS: dict[str, str] = {
+    "phantom": "write synthetic studies in the RSNA 2022 layout",
+    "inspect": "say what is in a study",
+    "build": "turn an RSNA-layout folder into records",
+    "predict": "find fractures in new studies with a trained checkpoint",
+    "score": "score a predictions table against a label table",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        argv: arguments without the program name; None takes them from the command line.
+
+    Returns:
+        The exit status: 0 done, 2 unusable input (one line on stderr says which file, which value and the fix).
+    """
+    parser = argparse.ArgumentParser(prog="cspine", description=__doc__.split(":")[0])
+    parser.add_argument("--version", action="version", version=f"cspine_jax {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((a for a in arguments if not a.startswith("-")), None)
+    for verb, help_text in VERBS.items():
+        sub = verbs.add_parser(verb, help=help_text, description=help_text)
+        if verb == chosen:  # the others' modules (and jax with them) are not imported just to print help
+            importlib.import_module(f"cspine_jax.cli.{verb}").add_arguments(sub)
+    args = parser.parse_args(arguments)
+    try:
+        return importlib.import_module(f"cspine_jax.cli.{args.verb}").run(args)
+    except CspineError as error:
+        print(f"cspine {args.verb}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"cspine {args.verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130

@@ -1,0 +1,295 @@
+"""Every setting of an experiment: its default and its check, in one place.
+
+A recipe (`configs/*.py`) is an `ml_collections.ConfigDict` that names only what it changes; `from_dict` lays it over
+the defaults here and refuses unknown names, wrong types and impossible values with one line that says the fix.
+Nothing here imports jax: reading a configuration costs milliseconds.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from cspine_jax.errors import ConfigError
+
+
+def _where(obj: Any, name: str) -> str:
+    return f"{type(obj).__name__.removesuffix('Config').lower()}.{name}={getattr(obj, name)!r}"
+
+
+def _at_least(obj: Any, name: str, low: float) -> None:
+    if not getattr(obj, name) >= low:
+        raise ConfigError(f"{_where(obj, name)}: must be at least {low}")
+
+
+def _between(obj: Any, name: str, low: float, high: float) -> None:
+    if not low <= getattr(obj, name) <= high:
+        raise ConfigError(f"{_where(obj, name)}: must be between {low} and {high}")
+
+
+def _one_of(obj: Any, name: str, allowed: tuple) -> None:
+    if getattr(obj, name) not in allowed:
+        raise ConfigError(f"{_where(obj, name)}: must be one of {', '.join(map(str, allowed))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomConfig:
+    """The synthetic data set that stands in when `data.manual_dir` is empty. Fields as in `cspine phantom --help`."""
+
+    studies: int = 160
+    seed: int = 0
+    size: int = 160
+    scale: float = 0.25
+    difficulty: str = "standard"
+
+    def __post_init__(self):
+        _at_least(self, "studies", 5)
+        _at_least(self, "size", 32)
+        _between(self, "scale", 0.01, 4.0)
+        _one_of(self, "difficulty", ("easy", "standard", "hard"))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where studies come from and how they become batches.
+
+    `manual_dir` empty means: use (or make) the phantom under `root`. `data_dir` empty means: records under `root`.
+    `size` is the in-plane matrix of the records (0 keeps the native one; then all studies must share it).
+    `fracture_target`: "level" labels every slice on which a fractured vertebra is visible (document B);
+    "box" labels only the slices whose bounding boxes show the fracture.
+    `fold` is tested on, the next one validates (early stopping, threshold), the others train.
+    `vertebra_probs`: "mask" (truth), "none", or the path of a predicted table; read by Type 1 and 2 models.
+    `limit_studies` > 0 keeps only the first so many studies of each part (smoke tests).
+    """
+
+    manual_dir: str = ""
+    data_dir: str = ""
+    root: str = "data"
+    phantom: PhantomConfig = PhantomConfig()
+    size: int = 160
+    depth: int = 5
+    stride: int = 1
+    num_folds: int = 5
+    fold: int = 0
+    fracture_target: str = "box"
+    vertebra_probs: str = "mask"
+    batch_size: int = 32
+    eval_batch_size: int = 64
+    workers: int = 0
+    prefetch: int = 4
+    limit_studies: int = 0
+
+    def __post_init__(self):
+        _at_least(self, "size", 0)
+        _at_least(self, "depth", 1)
+        if self.depth % 2 == 0:
+            raise ConfigError(f"data.depth={self.depth}: a stack needs a centre slice; use {self.depth + 1}")
+        _at_least(self, "stride", 1)
+        _at_least(self, "num_folds", 3)
+        if not 0 <= self.fold < self.num_folds:
+            raise ConfigError(f"data.fold={self.fold}: must be in 0..{self.num_folds - 1} (data.num_folds)")
+        _one_of(self, "fracture_target", ("level", "box"))
+        _at_least(self, "batch_size", 1)
+        _at_least(self, "eval_batch_size", 1)
+        _at_least(self, "workers", 0)
+        _at_least(self, "prefetch", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """CT window and augmentation, all on the device.
+
+    Window in HU; rotation in degrees; `zoom` and `shift` as fractions; brightness, contrast and noise on the windowed
+    0..1 scale; `mixup` is the Beta(a, a) parameter, 0 for off. Document B's saturation and hue act on nothing in a
+    one-channel CT image and are left out on purpose.
+    """
+
+    window_level: float = 400.0
+    window_width: float = 1800.0
+    flip: bool = True
+    rotation: float = 10.0
+    zoom: float = 0.1
+    shift: float = 0.04
+    brightness: float = 0.08
+    contrast: float = 0.15
+    noise: float = 0.02
+    mixup: float = 0.0
+
+    def __post_init__(self):
+        if self.window_width <= 0:
+            raise ConfigError(f"augment.window_width={self.window_width}: must be above 0 HU, e.g. 1800 for bone")
+        for name in ("rotation", "zoom", "shift", "brightness", "contrast", "noise", "mixup"):
+            _at_least(self, name, 0)
+        _between(self, "zoom", 0.0, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A slice model of document B: `type` 1 (image), 2 (image + vertebra probabilities), 3 (both as outputs)."""
+
+    type: int = 3
+    backbone: str = "basic_cnn"
+    dropout: float = 0.1
+    hidden: int = 128
+
+    def __post_init__(self):
+        _one_of(self, "type", (1, 2, 3))
+        _between(self, "dropout", 0.0, 0.95)
+        _at_least(self, "hidden", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric."""
+
+    alpha: float = 2.0
+    positive_weight: float = 2.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        _at_least(self, "alpha", 0)
+        _at_least(self, "positive_weight", 0)
+        _between(self, "label_smoothing", 0.0, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adam (AdamW when `weight_decay` > 0) under a one-cycle schedule: `warmup` is the rising share of all steps."""
+
+    lr: float = 1e-3
+    warmup: float = 0.3
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ConfigError(f"optim.lr={self.lr}: must be above 0, e.g. 1e-3")
+        _between(self, "warmup", 0.0, 1.0)
+        _at_least(self, "weight_decay", 0)
+        _at_least(self, "clip_norm", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how. Exactly one of `total_steps`, `total_epochs`, `total_examples` is above 0; same for `eval_*`.
+
+    Early stopping as document B's: stop when the validation loss has not fallen by `min_delta` in `patience`
+    evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters.
+    """
+
+    total_steps: int = 0
+    total_epochs: float = 1.0
+    total_examples: int = 0
+    eval_steps: int = 500
+    eval_epochs: float = 0.0
+    eval_examples: int = 0
+    log_steps: int = 20
+    checkpoint_steps: int = 200
+    keep_last: int = 1
+    keep_best: int = 1
+    min_delta: float = 0.01
+    patience: int = 5
+    bf16: bool = False
+
+    def __post_init__(self):
+        for what in ("total", "eval"):
+            given = {f"{what}_{unit}": getattr(self, f"{what}_{unit}") for unit in ("steps", "epochs", "examples")}
+            if sum(value > 0 for value in given.values()) != 1 or min(given.values()) < 0:
+                values = ", ".join(f"train.{name}={value}" for name, value in given.items())
+                raise ConfigError(f"{values}: give exactly one above 0 and set the others to 0")
+        _at_least(self, "log_steps", 1)
+        _at_least(self, "checkpoint_steps", 1)
+        _at_least(self, "keep_last", 1)
+        _at_least(self, "keep_best", 1)
+        _at_least(self, "patience", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation: bootstrap resamples of studies for the 95% intervals, bins of ECE, probability clipping."""
+
+    bootstrap: int = 500
+    ece_bins: int = 10
+    examples_shown: int = 6
+
+    def __post_init__(self):
+        _at_least(self, "bootstrap", 0)
+        _at_least(self, "ece_bins", 2)
+        _at_least(self, "examples_shown", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    name: str = "experiment"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Lays `values` over the defaults.
+
+    Args:
+        values: nested mapping (an `ml_collections.ConfigDict`, its `to_dict()`, or parsed `config.json`).
+
+    Returns:
+        The checked, frozen `Config`.
+
+    Raises:
+        ConfigError: a name is unknown, a type does not fit, or a value is out of range.
+    """
+    return _build(Config, values, "")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dict of every field, JSON-ready; `from_dict(to_dict(c)) == c`."""
+    return dataclasses.asdict(config)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"data": {"fold": 1}}` -> `{"data.fold": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path.rstrip('.') or 'config'}={values!r}: must be a group of fields")
+    hints = typing.get_type_hints(cls)
+    known = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    kwargs = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            fix = f"did you mean {path}{near[0]}?" if near else f"known fields: {', '.join(known)}"
+            raise ConfigError(f"{path}{name}: no such field; {fix}")
+        kind = known[name]
+        if dataclasses.is_dataclass(kind):
+            kwargs[name] = _build(typing.cast(type, kind), value, f"{path}{name}.")
+        else:
+            kwargs[name] = _typed(value, kind, f"{path}{name}")
+    return cls(**kwargs)
+
+
+def _typed(value: Any, kind: Any, path: str) -> Any:
+    if isinstance(kind, types.GenericAlias) and typing.get_origin(kind) is tuple:
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}={value!r}: must be {kind.__name__}, not {type(value).__name__}")
+    return value
