@@ -282,7 +282,23 @@ def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
             kwargs[name] = _build(typing.cast(type, kind), value, f"{path}{name}.")
         else:
             kwargs[name] = _typed(value, kind, f"{path}{name}")
-    return cls(**kwargs)
+    if cls is TrainConfig:
+        kwargs = _one_duration(kwargs)
+    try:
+        return cls(**kwargs)
+    except ConfigError as error:
+        # A group checks itself under its own name ("phantom.size"); say where it stands ("data.phantom.size").
+        parent = path.rstrip(".").rpartition(".")[0]
+        raise ConfigError(f"{parent}.{error}" if parent else str(error)) from None
+
+
+def _one_duration(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that gives `total_steps` need not zero the default `total_epochs` (same for `eval_*`)."""
+    for what in ("total", "eval"):
+        names = [f"{what}_{unit}" for unit in ("steps", "epochs", "examples")]
+        if any(kwargs.get(name) for name in names):
+            kwargs = {name: 0 for name in names} | kwargs
+    return kwargs
 
 
 def _typed(value: Any, kind: Any, path: str) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(iterable: Iterable[Any] | None = None, *, total: int | None = None, initial: int = 0, what: str, unit: str = "it"):
+def bar(
+    iterable: Iterable[Any] | None = None, *, total: int | None = None, initial: int = 0, what: str, unit: str = "it"
+):
     """A progress bar with time left.
 
     Args:
