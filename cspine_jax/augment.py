@@ -1,0 +1,191 @@
+"""CT window and augmentation on the device: jitted with the training step, every random choice drawn from its key.
+
+The D slices of a stack move together (they are neighbours in one neck), so one set of sampling positions serves all
+D channels: flip, rotation, zoom and shift are ONE bilinear resampling with channels-last gathers. Levels have no
+side, so a left-right flip of the picture keeps every label.
+
+Document B's saturation and hue act on nothing in a one-channel CT image and are left out on purpose.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from cspine_jax.config import AugmentConfig
+
+AIR_HU = -1000.0
+
+MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs")
+"""Targets (and inputs) that mixup blends like the image."""
+
+KNOWN = ("presence_known", "fracture_known", "slice_known")
+"""0/1 flags: a blend is known where both of its parts are."""
+
+
+def window(hu: jax.Array, config: AugmentConfig) -> jax.Array:
+    """CT window: level - width/2 becomes 0, level + width/2 becomes 1, the rest is clipped.
+
+    Args:
+        hu: any shape, Hounsfield units, any real dtype.
+        config: `window_level` and `window_width` in HU.
+
+    Returns:
+        float32 in 0..1, same shape.
+    """
+    low = config.window_level - config.window_width / 2
+    return jnp.clip((hu.astype(jnp.float32) - low) / config.window_width, 0.0, 1.0)
+
+
+def prepare(image: jax.Array, key: jax.Array | None, config: AugmentConfig, train: bool) -> jax.Array:
+    """Raw stacks to model input.
+
+    Args:
+        image: [B, D, H, W] int16 HU.
+        key: random key; read only when `train`.
+        config: window and strengths. A strength of 0 switches its augmentation off and costs nothing.
+        train: False windows and transposes only.
+
+    Returns:
+        [B, H, W, D] float32; windowed 0..1 (noise, brightness and contrast may step a little outside).
+    """
+    x = window(jnp.transpose(image, (0, 2, 3, 1)), config)  # [B, H, W, D]
+    if not train:
+        return x
+    if key is None:
+        raise ValueError("prepare(train=True) needs a key")
+    place, tone, grain = jax.random.split(key, 3)
+    if config.flip or config.rotation or config.zoom or config.shift:
+        air = window(jnp.full((), AIR_HU), config)
+        x = resample(x, *sampling_positions(place, x.shape[:3], config), fill=air)
+    x = change_tone(x, tone, config)
+    if config.noise:
+        x = x + config.noise * hashed_noise(grain, x.shape)
+    return x
+
+
+def sampling_positions(key: jax.Array, shape: tuple[int, ...], config: AugmentConfig) -> tuple[jax.Array, jax.Array]:
+    """Where each output pixel is read in the input: flip, then zoom, rotation about the image centre, and shift.
+
+    Args:
+        key: random key.
+        shape: (B, H, W).
+        config: `flip`, `rotation` (degrees), `zoom` and `shift` (fractions); each drawn uniformly in +-strength.
+
+    Returns:
+        (row, column) positions, each [B, H, W] float32 in input pixels. A positive angle turns the picture
+        counter-clockwise as displayed (row 0 on top).
+    """
+    B, H, W = shape
+    draw = jax.random.uniform(key, (5, B, 1, 1), minval=-1.0, maxval=1.0)
+    side = jnp.where(draw[0] < 0, -1.0, 1.0) if config.flip else jnp.ones((B, 1, 1))
+    angle = draw[1] * math.radians(config.rotation)
+    scale = 1.0 / (1.0 + draw[2] * config.zoom)
+    rows = jnp.arange(H, dtype=jnp.float32)[None, :, None] - (H - 1) / 2
+    columns = jnp.arange(W, dtype=jnp.float32)[None, None, :] - (W - 1) / 2
+    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    row = cos * rows + sin * columns + (H - 1) / 2 - draw[3] * config.shift * H
+    column = side * (cos * columns - sin * rows) + (W - 1) / 2 - draw[4] * config.shift * W
+    return row, column
+
+
+def resample(x: jax.Array, row: jax.Array, column: jax.Array, fill: jax.Array | float = 0.0) -> jax.Array:
+    """Bilinear resampling with one set of positions for all channels.
+
+    Args:
+        x: [B, H, W, C].
+        row: [B, H', W'] positions in input pixels.
+        column: the same for columns.
+        fill: value outside the image; the rim blends into it over one pixel.
+
+    Returns:
+        [B, H', W', C].
+    """
+
+    def one(x: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        H, W, _ = x.shape
+        x = jnp.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=fill)
+        row, column = jnp.clip(row + 2, 0, H + 2), jnp.clip(column + 2, 0, W + 2)
+        top, left = jnp.floor(row).astype(jnp.int32), jnp.floor(column).astype(jnp.int32)
+        down, right = (row - top)[:, :, None], (column - left)[:, :, None]
+
+        def pixel(i: jax.Array, j: jax.Array) -> jax.Array:
+            return x.at[i, j].get(mode="promise_in_bounds")
+
+        above = pixel(top, left) * (1 - right) + pixel(top, left + 1) * right
+        below = pixel(top + 1, left) * (1 - right) + pixel(top + 1, left + 1) * right
+        return above * (1 - down) + below * down
+
+    return jax.vmap(one)(x, row, column)
+
+
+def change_tone(x: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
+    """Brightness and contrast, one draw a stack: contrast scales about 0.5, brightness adds.
+
+    Args:
+        x: [B, H, W, D] windowed.
+        key: random key.
+        config: `brightness` and `contrast` strengths.
+
+    Returns:
+        Same shape.
+    """
+    if not (config.brightness or config.contrast):
+        return x
+    draw = jax.random.uniform(key, (2, x.shape[0], 1, 1, 1), minval=-1.0, maxval=1.0)
+    return (x - 0.5) * (1 + config.contrast * draw[0]) + 0.5 + config.brightness * draw[1]
+
+
+def hashed_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Nearly Gaussian white noise, mean 0 and standard deviation 1, about 40 times faster on a CPU than threefry.
+
+    Each value is a hash of its counter and of a 32-bit key drawn for its stack: C. Wellons' public-domain
+    `lowbias32` mixer, whose four bytes are summed (Irwin-Hall; kurtosis -0.3, bounded at 3.45 sigma). Not for
+    cryptography or statistics; for picture grain.
+
+    Args:
+        key: random key.
+        shape: [B, ...]; the leading axis gets independent keys, so sharding over it changes nothing.
+
+    Returns:
+        float32 of `shape`.
+    """
+    B, *rest = shape
+    seeds = jax.random.bits(key, (B, *(1 for _ in rest)), jnp.uint32)
+    x = jax.lax.iota(jnp.uint32, math.prod(rest)).reshape(1, *rest) * jnp.uint32(0x9E3779B9) ^ seeds
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    x = x ^ (x >> 16)
+    total = (x & 255) + ((x >> 8) & 255) + ((x >> 16) & 255) + (x >> 24)
+    return (total.astype(jnp.float32) - 510.0) * (1.0 / math.sqrt(4 * (256**2 - 1) / 12))
+
+
+def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str, jax.Array]:
+    """Blends every stack, and all its targets, with its mirror in the batch (batches are shuffled).
+
+    Source: H. Zhang et al., mixup, ICLR 2018; weights from Beta(alpha, alpha), one a stack.
+
+    Args:
+        batch: arrays with a leading axis B; `image` float, already augmented.
+        key: random key.
+        alpha: 0 returns the batch untouched.
+
+    Returns:
+        A new batch: `image` and the targets in `MIXED` blended, the flags in `KNOWN` 1 only where both parts were.
+    """
+    if not alpha:
+        return batch
+    B = batch["image"].shape[0]
+    share = jax.random.beta(key, alpha, alpha, (B,))
+    mixed = dict(batch)
+    for name in ("image", *MIXED):
+        if name in batch:
+            x = batch[name]
+            weight = share.reshape(B, *(1 for _ in x.shape[1:])).astype(x.dtype)
+            mixed[name] = weight * x + (1 - weight) * x[::-1]
+    for name in KNOWN:
+        if name in batch:
+            mixed[name] = batch[name] * batch[name][::-1]
+    if "valid" in batch:  # a padded row must not bleed into a real one
+        mixed["valid"] = batch["valid"] & batch["valid"][::-1]
+    return mixed
