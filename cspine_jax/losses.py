@@ -1,0 +1,129 @@
+"""Losses of the slice and study models: stable on logits, mask-aware, additive over shards and batches.
+
+Each loss is a pair `(sum, weight)`; the value is sum / weight. Pairs of shards or batches add up, their ratios do not.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from cspine_jax.anatomy import NUM_VERTEBRAE, PATIENT_WEIGHTS, VERTEBRA_WEIGHTS
+from cspine_jax.config import LossConfig
+
+Pair = tuple[jax.Array, jax.Array]
+"""(sum of weighted losses, sum of weights), float32 scalars."""
+
+
+def weighted_bce(
+    logits: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    *,
+    positive_weight: jax.Array | float = 1.0,
+    negative_weight: jax.Array | float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Pair:
+    """Binary cross-entropy whose positives and negatives weigh differently.
+
+    l = -w1 y log p - w0 (1 - y) log(1 - p), weight w1 y + w0 (1 - y), p = sigmoid(logit). For y in {0, 1} that is the
+    RSNA 2022 loss; for y in between (mixup, smoothing) it is linear in y. log p = -softplus(-z) never overflows.
+
+    Args:
+        logits: `[...]`.
+        targets: `[...]`, 0..1.
+        mask: `[...]`, weight of each element; 0 leaves it out, whatever its logit and target (even NaN) are.
+        positive_weight: w1; a scalar, or an array of the full shape.
+        negative_weight: w0, likewise.
+        label_smoothing: s moves y to y (1 - s) + s / 2.
+
+    Returns:
+        (sum of mask * l, sum of mask * weight).
+    """
+    used = mask > 0
+    z = jnp.where(used, logits.astype(jnp.float32), 0.0)
+    y = jnp.where(used, targets.astype(jnp.float32), 0.0)
+    y = y * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive, negative = positive_weight * y, negative_weight * (1.0 - y)
+    loss = positive * jax.nn.softplus(-z) + negative * jax.nn.softplus(z)
+    mask = mask.astype(jnp.float32)
+    return (mask * loss).sum(), (mask * (positive + negative)).sum()
+
+
+def rsna_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoothing: float = 0.0) -> Pair:
+    """The competition's loss on whole studies: weights 1 / 2 for a vertebra, 7 / 14 for patient_overall.
+
+    Args:
+        logits: `[B, 8]`, in the order of `anatomy.TARGETS`.
+        labels: `[B, 8]`.
+        mask: `[B, 8]`, 0 where a label is unknown.
+        label_smoothing: as in `weighted_bce`.
+
+    Returns:
+        (sum, weight); sum / weight is normalisation B of `metrics.rsna_log_loss`.
+    """
+    negative, positive = (
+        jnp.broadcast_to(jnp.asarray([p, *[v] * NUM_VERTEBRAE], jnp.float32)[None], logits.shape)
+        for p, v in zip(PATIENT_WEIGHTS, VERTEBRA_WEIGHTS, strict=True)
+    )
+    return weighted_bce(
+        logits, labels, mask, positive_weight=positive, negative_weight=negative, label_smoothing=label_smoothing
+    )
+
+
+def fracture_mask(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Where the fracture of a vertebra on a slice is supervised: `[B, 7]`.
+
+    Known truth, weighted by visibility v_ij, as document B's aggregation weighs f_ij: what the network says of a
+    vertebra that the slice does not show is never used, so it is not trained either. Slices without a mask (visibility
+    unknown) count in full. Padding counts nothing.
+    """
+    known = batch["presence_known"].astype(jnp.float32)[:, None]
+    visible = known * batch["presence"] + (1.0 - known)
+    return batch["fracture_known"] * visible * _valid(batch)[:, None]
+
+
+def slice_loss(
+    outputs: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], config: LossConfig
+) -> tuple[jax.Array, jax.Array, dict[str, Pair]]:
+    """L = alpha L_frac + L_vert of document B (L_vert for Type 3 only), positives weighted in both.
+
+    Args:
+        outputs: logits of `models.slices.SliceModel`: `fracture` `[B, 7]`, or `[B, 1]` of Type 1, and maybe `vertebra`.
+        batch: `presence`, `fracture`, `fracture_known` `[B, 7]`; `presence_known`, `slice_fracture`, `slice_known`,
+            `valid` `[B]`.
+        config: alpha, positive_weight, label_smoothing.
+
+    Returns:
+        `(loss_sum, weight, parts)`: the loss of this batch is loss_sum / weight with weight = valid slices (a mean over
+        batches of that is a fair running value); `parts` holds the pairs of "fracture" and "vertebra", which add up
+        exactly over batches: see `total`.
+    """
+    options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
+    valid = _valid(batch)
+    fracture = outputs["fracture"]
+    if fracture.shape[-1] == 1:
+        known = batch["slice_known"] * valid
+        parts = {"fracture": weighted_bce(fracture[:, 0], batch["slice_fracture"], known, **options)}
+    else:
+        parts = {"fracture": weighted_bce(fracture, batch["fracture"], fracture_mask(batch), **options)}
+    if "vertebra" in outputs:
+        known = jnp.broadcast_to((batch["presence_known"] * valid)[:, None], outputs["vertebra"].shape)
+        parts["vertebra"] = weighted_bce(outputs["vertebra"], batch["presence"], known, **options)
+    weight = valid.sum()
+    return total(parts, config) * weight, weight, parts
+
+
+def total(parts: Mapping[str, Pair], config: LossConfig) -> jax.Array:
+    """Alpha L_frac + L_vert from (summed) parts; a part without any weight contributes 0."""
+    return config.alpha * value(parts["fracture"]) + (value(parts["vertebra"]) if "vertebra" in parts else 0.0)
+
+
+def value(pair: Pair) -> jax.Array:
+    """Sum / weight; 0 where nothing was supervised."""
+    loss, weight = pair
+    return jnp.where(weight > 0, loss / jnp.where(weight > 0, weight, 1.0), 0.0)
+
+
+def _valid(batch: Mapping[str, jax.Array]) -> jax.Array:
+    return batch["valid"].astype(jnp.float32)
