@@ -61,6 +61,8 @@ class DataConfig:
     "box" labels only the slices whose bounding boxes show the fracture.
     `fold` is tested on, the next one validates (early stopping, threshold), the others train.
     `vertebra_probs`: "mask" (truth), "none", or the path of a predicted table; read by Type 1 and 2 models.
+    `positive_fraction` > 0 draws that share of every training batch from slices that show a fracture.
+    `workers` reader threads (0 chooses), `prefetch` batches ahead, `cache_mb` megabytes of decoded slices in memory.
     `limit_studies` > 0 keeps only the first so many studies of each part (smoke tests).
     """
 
@@ -77,8 +79,10 @@ class DataConfig:
     vertebra_probs: str = "mask"
     batch_size: int = 32
     eval_batch_size: int = 64
+    positive_fraction: float = 0.0
     workers: int = 0
     prefetch: int = 4
+    cache_mb: int = 1024
     limit_studies: int = 0
 
     def __post_init__(self):
@@ -93,7 +97,9 @@ class DataConfig:
         _one_of(self, "fracture_target", ("level", "box"))
         _at_least(self, "batch_size", 1)
         _at_least(self, "eval_batch_size", 1)
+        _between(self, "positive_fraction", 0.0, 0.99)
         _at_least(self, "workers", 0)
+        _at_least(self, "cache_mb", 0)
         _at_least(self, "prefetch", 1)
 
 
