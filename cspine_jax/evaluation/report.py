@@ -1,0 +1,317 @@
+"""`report.html`: one file with everything in it, to be read in a browser without a network."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cspine_jax.anatomy import VERTEBRAE
+from cspine_jax.config import EvalConfig
+from cspine_jax.evaluation import curves, tables
+from cspine_jax.evaluation.examples import Example
+from cspine_jax.evaluation.levels import Decision
+from cspine_jax.evaluation.pictures import Chart, window_png
+from cspine_jax.evaluation.style import STYLE
+from cspine_jax.metrics import reliability_curve
+
+LIMITS = (
+    "Research only. Not a medical device, and not for any decision about a patient.",
+    "Slice truth follows the training target; where nobody knows it the slice is left out and counted.",
+    "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
+    "The patient probability 1 - prod(1 - p_j) treats vertebrae as independent, so it tends to run high.",
+)
+PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
+
+CURVES = {"slice": "slice", "vertebra": "vertebra", "patient": "patient"}
+
+
+def write_report(
+    path: Path,
+    metrics: Mapping[str, Any],
+    found: Mapping[str, Decision],
+    *,
+    config: EvalConfig,
+    history: Sequence[Mapping[str, Any]],
+    examples: tuple[list[Example], list[Example]],
+    read_slice: Any,
+    window: tuple[float, float],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: file to write.
+        metrics: what `evaluate` returns.
+        found: the decisions behind the figures, for the curves.
+        config: bins of the reliability diagram.
+        history: lines of `metrics.jsonl`.
+        examples: `(right, wrong)` slices.
+        read_slice: `(uid, index) -> int16 [H, W]`, or None for no pictures.
+        window: (level, width) in HU of the pictures.
+        facts: printed as they are.
+    """
+    parts = [
+        _header(metrics),
+        _cards(metrics),
+        _section("Results", _results(metrics)),
+        _section("Discrimination and calibration", _curves(metrics, found, config)),
+        _section("Each vertebra", _vertebrae(metrics)),
+        _section("Training", _training(history)),
+        _section("Slices the model was surest of", _pictures(metrics, examples, read_slice, window)),
+        _section("Data, model and thresholds", _facts(metrics, facts)),
+        _section("Limits", _limits(metrics)),
+    ]
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(metrics['title'])}: evaluation</title><style>{STYLE}</style></head>"
+    )
+    path.write_text(f"{head}<body><main>{''.join(parts)}</main></body></html>\n", encoding="utf-8")
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _header(metrics: Mapping[str, Any]) -> str:
+    counts = metrics["counts"]["test"]
+    tag = '<span class="tag">phantom data</span>' if metrics["phantom"] else ""
+    return (
+        f'<header><h1>{escape(metrics["title"])}: evaluation</h1><p>{tag}<span class="tag">research only</span></p>'
+        f'<p class="soft">Document B\'s Type {metrics["model_type"]} slice model. Figures of {counts["studies"]} test '
+        f"studies ({counts['patients_fractured']} fractured, {counts['vertebrae_fractured']} vertebrae) and "
+        f"{counts['slices']} slices, none of them trained on. Thresholds come from the validation studies. "
+        f"Intervals: {escape(metrics['interval'])}.</p></header>"
+    )
+
+
+def _cards(metrics: Mapping[str, Any]) -> str:
+    cards = []
+    for level, figure, name in (
+        ("presence", "mean_auc", "Vertebra presence AUC"),
+        ("slice", "auc", "Slice fracture AUC"),
+        ("vertebra", "auc", "Vertebra fracture AUC"),
+        ("patient", "auc", "Patient AUC"),
+    ):
+        if level in metrics:
+            value, interval = tables.value_text(metrics[level][figure])
+            theirs = tables.DOCUMENT_B[level][figure]
+            cards.append(
+                f'<div class="card"><span class="soft">{name} ({escape(metrics["data"])})</span><b>{value}</b>'
+                f'<span class="soft">{interval}<br>document B on RSNA: {theirs:.3f}</span></div>'
+            )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _results(metrics: Mapping[str, Any]) -> str:
+    rows = []
+    for heading, remark, figures in tables.sections(metrics):
+        rows.append(
+            f'<tr class="head"><td colspan="4">{escape(heading)} <span class="soft">{escape(remark)}</span></td></tr>'
+        )
+        rows += [
+            f'<tr><td>{escape(name)}</td><td class="v">{value}</td><td>{interval}</td><td>{theirs}</td></tr>'
+            for name, value, interval, theirs in figures
+        ]
+    remarks = "".join(f'<p class="soft">{escape(line)}</p>' for line in tables.remarks(metrics))
+    return (
+        '<div class="scroll"><table><thead><tr><th>quantity</th>'
+        f"<th>ours ({escape(metrics['data'])})</th><th>95% interval</th>"
+        f"<th>document B<br>(RSNA, theirs)</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{remarks}"
+    )
+
+
+def _curves(metrics: Mapping[str, Any], found: Mapping[str, Decision], config: EvalConfig) -> str:
+    roc = Chart((0, 1), (0, 1), "1 - specificity", "sensitivity", "ROC curves")
+    pr = Chart((0, 1), (0, 1), "recall", "precision", "Precision-recall curves")
+    fit = Chart((0, 1), (0, 1), "predicted probability p", "observed frequency", "Reliability diagram")
+    roc.line([0, 1], [0, 1], "ref")
+    fit.line([0, 1], [0, 1], "ref")
+    keys: dict[str, list[tuple[str, str]]] = {"roc": [], "pr": [], "fit": []}
+    for i, (level, name) in enumerate(CURVES.items()):
+        decision, style = found[level], f"s{i}"
+        points = curves.roc_pr(decision.truth, decision.score)
+        if points is None:
+            for key in ("roc", "pr"):
+                keys[key].append((style, f"{name}: one class only, no curve"))
+        else:
+            roc.line(*points.roc, style)
+            pr.line(*points.pr, style)
+            pr.line([0, 1], [points.prevalence] * 2, f"{style} thin")
+            value, interval = tables.value_text(metrics[level]["auc"])
+            keys["roc"].append((style, f"{name} AUC {value} {interval}"))
+            keys["pr"].append((style, f"{name} AP {points.average_precision:.3f} (chance {points.prevalence:.3f})"))
+        if len(decision.truth):
+            score, observed, count = reliability_curve(decision.truth, decision.score, config.ece_bins)
+            filled = count > 0
+            fit.line(score[filled], observed[filled], style)
+            radius = 2 + 6 * np.sqrt(count[filled] / count.max())
+            tips = [f"{name}: {n} at p = {p:.2f}" for n, p in zip(count[filled], score[filled], strict=True)]
+            fit.dots(score[filled], observed[filled], radius, style, tips)
+            keys["fit"].append((style, f"{name} ECE {tables.value_text(metrics[level]['ece'])[0]}"))
+    figures = [
+        _figure("ROC", roc, keys["roc"], "Dashed: chance."),
+        _figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
+        _figure(
+            "Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."
+        ),
+    ]
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _figure(title: str, chart: Chart, keys: Sequence[tuple[str, str]], caption: str = "") -> str:
+    items = "".join(f'<li class="{style}">{escape(text)}</li>' for style, text in keys)
+    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><h3>{escape(title)}</h3>{chart.svg()}<ul class="key">{items}</ul>{note}</figure>'
+
+
+def _vertebrae(metrics: Mapping[str, Any]) -> str:
+    fracture, presence = metrics["vertebra"], metrics.get("presence")
+    threshold = metrics["thresholds"]["vertebra"]["value"]
+    rows = []
+    for name in VERTEBRAE:
+        c = fracture["confusion"][name]
+        cells = [" ".join(tables.value_text(fracture["auc_each"][name])).strip()]
+        cells += [str(c[key]) for key in ("tp", "fp", "fn", "tn")]
+        cells += [_share(c["tp"], c["fn"]), _share(c["tn"], c["fp"])]
+        if presence:
+            cells.append(" ".join(tables.value_text(presence["auc_each"][name])).strip())
+        rows.append(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    last = "<th>presence AUC [95%]</th>" if presence else ""
+    html = (
+        f"<h3>Fracture, called at p &ge; {threshold:.3f}</h3>"
+        "<div class='scroll'><table><thead><tr><th>vertebra</th><th>AUC [95%]</th>"
+        "<th>TP</th><th>FP</th><th>FN</th><th>TN</th>"
+        f"<th>sensitivity</th><th>specificity</th>{last}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    if presence:
+        html += _level_confusion(np.array(presence["level_confusion"]), metrics["thresholds"]["presence"]["value"])
+    missing = metrics["not_visible"]
+    if missing:
+        items = "".join(f"<li>{escape(short(uid))}: {', '.join(levels)}</li>" for uid, levels in missing.items())
+        html += (
+            "<p class='soft'>Not visible to the model, so without a probability (scored with the prevalence of the "
+            f"validation studies):</p><ul class='plain soft'>{items}</ul>"
+        )
+    return html
+
+
+def _share(part: int, rest: int) -> str:
+    return f"{part / (part + rest):.2f}" if part + rest else "n/a"
+
+
+def _level_confusion(table: np.ndarray, threshold: float) -> str:
+    total = table.sum(axis=1, keepdims=True)
+    share = np.divide(table, total, out=np.zeros(table.shape), where=total > 0)
+    names = (*VERTEBRAE, "none")
+    rows = []
+    for i, name in enumerate(names):
+        cells = "".join(
+            f'<td style="background:rgba(var(--heat),{0.75 * share[i, j]:.3f})">{table[i, j] or ""}</td>'
+            for j in range(len(names))
+        )
+        rows.append(f"<tr><th>{name}</th>{cells}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return (
+        "<h3 style='margin-top:1rem'>Level named on slices that show exactly one vertebra, or none</h3>"
+        f"<div class='scroll'><table class='heat'><thead><tr><th>truth \\ named</th>{head}</tr></thead><tbody>"
+        f"{''.join(rows)}</tbody></table></div><p class='soft'>Named: the vertebra with the highest probability; "
+        f"none where all are below {threshold:.3f}. Shade: share of the row.</p>"
+    )
+
+
+def _training(history: Sequence[Mapping[str, Any]]) -> str:
+    figures = []
+    for title, series in curves.training_series(history).items():
+        names = sorted(series)[:6]
+        x = np.concatenate([series[name][0] for name in names])
+        y = np.concatenate([series[name][1] for name in names])
+        low = float(y.min()) if title == "validation" else 0.0
+        chart = Chart((0, float(x.max())), (low, float(y.max())), "step", title, f"Training: {title}")
+        for i, name in enumerate(names):
+            chart.line(*series[name], f"s{i}")
+            if len(series[name][0]) <= 30:
+                steps, values = series[name]
+                tips = [f"{name} {value:.4g} at step {step}" for step, value in zip(steps, values, strict=True)]
+                chart.dots(steps, values, [2.5] * len(steps), f"s{i}", tips)
+        keys = [(f"s{i}", f"{name}, last {series[name][1][-1]:.4g}") for i, name in enumerate(names)]
+        figures.append(_figure(title.capitalize(), chart, keys))
+    return (
+        f'<div class="grid">{"".join(figures)}</div>' if figures else "<p class='soft'>No training log was given.</p>"
+    )
+
+
+def _pictures(
+    metrics: Mapping[str, Any], examples: tuple[list[Example], list[Example]], read_slice: Any, window
+) -> str:
+    if read_slice is None:
+        return "<p class='soft'>No images were given.</p>"
+    threshold, html = metrics["thresholds"]["slice"]["value"], ""
+    for title, style, group in (("Right", "right", examples[0]), ("Wrong", "wrong", examples[1])):
+        figures = "".join(_picture(example, read_slice(example.uid, example.index), window) for example in group)
+        body = f'<div class="pictures {style}">{figures}</div>' if figures else "<p class='soft'>There is none.</p>"
+        html += f"<div class='{style}'><h3>{title}</h3>{body}</div>"
+    return (
+        html
+        + f"<p class='soft'>Bone window, level {window[0]:g} and width {window[1]:g} HU. A slice is called fractured "
+        f"at p &ge; {threshold:.3f}; half of each row are slices called fractured, half slices called clear, surest "
+        "first, and one a study as far as possible.</p>"
+    )
+
+
+_KINDS = {"TP": "fracture found", "TN": "rightly clear", "FP": "false alarm", "FN": "fracture missed"}
+
+
+def _picture(example: Example, hu: np.ndarray, window: tuple[float, float]) -> str:
+    truth = "fracture" if example.kind in ("TP", "FN") else "no fracture"
+    side = "right" if example.right else "wrong"
+    return (
+        f'<figure class="{side}" title="{escape(example.uid)}">'
+        f'<img alt="{_KINDS[example.kind]}" src="{window_png(hu, window)}">'
+        f"<figcaption><b>{_KINDS[example.kind]}</b>, p = {example.probability:.3f}<br>truth: {truth}<br>"
+        f"on the slice: {example.truth_levels}<br>named: {example.named_levels}<br>"
+        f"study {escape(short(example.uid))}, slice {example.index}</figcaption></figure>"
+    )
+
+
+def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    shown = {name.replace("_", " "): value for name, value in facts.items()}
+    shown |= {f"{name} in cspine metrics": version for name, version in metrics["versions"].items()}
+    shown |= {
+        "fracture target": metrics["fracture_target"],
+        "loss weight of positives": f"{metrics['positive_weight']:g} (undone: p is the clinical probability)",
+    }
+    left = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in shown.items())
+    names = list(metrics["counts"])
+    counts = metrics["counts"]
+    rows = []
+    for key in counts["test"]:
+        cells = "".join(f"<td>{counts[name][key]}</td>" for name in names)
+        rows.append(f"<tr><td>{key.replace('_', ' ')}</td>{cells}</tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    counted = f"<table><thead><tr><th>part</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    chosen = "".join(
+        f"<tr><td>{name.replace('_', ' ')}</td><td>{entry['value']:.3f}</td>"
+        f"<td>{'n/a' if entry['f1'] is None else format(entry['f1'], '.3f')}</td><td>{entry['source']}</td></tr>"
+        for name, entry in metrics["thresholds"].items()
+    )
+    chosen = (
+        "<table><thead><tr><th>threshold of</th><th>value</th><th>F1 there</th><th>from</th></tr></thead>"
+        f"<tbody>{chosen}</tbody></table>"
+    )
+    return (
+        f'<div class="grid"><div><h3>Facts</h3><dl>{left}</dl></div><div class="scroll"><h3>Counts</h3>{counted}</div>'
+        f'<div class="scroll"><h3>Thresholds</h3>{chosen}</div></div>'
+    )
+
+
+def _limits(metrics: Mapping[str, Any]) -> str:
+    lines = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS
+    return f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def short(uid: str) -> str:
+    """The tail of a long StudyInstanceUID, enough to tell studies of one report apart."""
+    return uid if len(uid) <= 14 else f"…{uid[-12:]}"

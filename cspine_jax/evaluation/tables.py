@@ -1,0 +1,127 @@
+"""The printed table: our figures with intervals beside document B's, each labelled with the data it was measured on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+DOCUMENT_B: dict[str, dict[str, float]] = {
+    "presence": {"accuracy": 0.945, "mean_auc": 0.959},
+    "slice": {"accuracy": 0.980, "auc": 0.946},
+    "vertebra": {"sensitivity": 0.835, "auc": 0.748},
+    "patient": {"sensitivity": 0.996, "auc": 0.747},
+}
+"""Figures of document B on RSNA 2022, as published; its slice truth is "a fractured vertebra is on the slice"."""
+
+_NAMES = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "mean_auc": "AUC, mean of C1-C7",
+    "sensitivity": "recall (sensitivity)",
+    "specificity": "specificity",
+    "f1": "F1",
+    "brier": "Brier",
+    "ece": "ECE",
+}
+_REST = ("specificity", "f1", "brier", "ece")
+_LEVELS = {
+    "presence": ("Vertebra presence, a slice", ("accuracy", "mean_auc", "sensitivity", *_REST)),
+    "slice": ("Slice shows a fracture", ("accuracy", "auc", "sensitivity", *_REST)),
+    "slice_level": ("Slice of a fractured vertebra", ("accuracy", "auc", "sensitivity", *_REST)),
+    "vertebra": ("Vertebra fractured", ("sensitivity", "auc", "accuracy", *_REST)),
+    "patient": ("Patient fractured", ("sensitivity", "auc", "accuracy", *_REST)),
+}
+
+Row = tuple[str, str, str, str]
+
+
+def sections(metrics: Mapping[str, Any], *, full: bool = True) -> list[tuple[str, str, list[Row]]]:
+    """The table's content: `[(heading, remark, [(quantity, value, interval, document B), ...]), ...]`.
+
+    Args:
+        metrics: what `evaluate` returns.
+        full: False leaves out the calibration rows.
+    """
+    result = []
+    boxes = metrics["fracture_target"] == "box"
+    for level, (heading, names) in _LEVELS.items():
+        figures = metrics.get(level)
+        if figures is None or (level == "slice_level" and not boxes):
+            continue
+        names = names if full else tuple(name for name in names if name not in ("brier", "ece"))
+        theirs = DOCUMENT_B["slice" if level == "slice_level" else level]
+        rows = [
+            (_NAMES[name], *value_text(figures[name]), f"{theirs[name]:.3f}" if name in theirs else "")
+            for name in names
+        ]
+        remark = f"{figures['positives']} of {figures['questions']} positive"
+        if figures["unknown"]:
+            remark += f", {figures['unknown']} unknown left out"
+        if level == "slice" and boxes:
+            heading += " (box)"
+        if level == "slice_level":
+            heading += " (B's truth)"
+        result.append((heading, remark, rows))
+    losses = metrics["rsna_log_loss"]
+    rows = [
+        (f"metric {kind} of {name}", *value_text(losses[key][kind]), "")
+        for key, name in (("p", "p"), ("score_optimal", "p' = 2p/(1+p)"))
+        for kind in ("A", "B", "C")
+    ]
+    result.append(("RSNA weighted log loss", "p is the clinical probability, p' the score-optimal one", rows))
+    return result
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """Aligned plain text: quantity | ours [95% interval] | document B's; calibration is in `report.html`.
+
+    Args:
+        metrics: what `evaluate` returns.
+    """
+    ours = f"ours ({metrics['data']}) [95% CI]"
+    theirs = "document B (RSNA, theirs)"
+    lines = []
+    for heading, remark, rows in sections(metrics, full=False):
+        lines.append((heading, remark, None))
+        lines += [(f"  {name}", f"{value} {interval}".rstrip(), b) for name, value, interval, b in rows]
+    left = max(len(line[0]) for line in lines)
+    middle = max(len(ours), *(len(line[1]) for line in lines if line[2] is not None))
+    rule = "-" * (left + middle + len(theirs) + 4)
+    out = [f"{'quantity':<{left}}  {ours:<{middle}}  {theirs}", rule]
+    for name, value, b in lines:
+        out.append(
+            f"{name:<{left}}  {value:<{middle}}  {b or ''}".rstrip() if b is not None else f"{name:<{left}}  {value}"
+        )
+    counts = metrics["counts"]["test"]
+    missing = sum(map(len, metrics["not_visible"].values()))
+    out += [rule, f"test: {counts['studies']} studies, {counts['slices']} slices; {metrics['interval']}"]
+    if missing:
+        out.append(
+            f"{missing} vertebrae in {len(metrics['not_visible'])} studies not visible: scored with the prevalence"
+        )
+    out += [line for line in remarks(metrics)]
+    return "\n".join(out)
+
+
+def remarks(metrics: Mapping[str, Any]) -> list[str]:
+    """What must be said beside the figures, one line each."""
+    lines = []
+    if metrics["phantom"]:
+        lines.append("Our figures are on phantom (synthetic) studies: they say nothing of clinical accuracy.")
+    if "presence" not in metrics:
+        lines.append(
+            f"Type {metrics['model_type']}: vertebra probabilities are an input here, not this model's answer."
+        )
+    default = [name for name, entry in metrics["thresholds"].items() if entry["source"] == "default"]
+    if "presence" not in metrics:
+        default = [name for name in default if name != "presence"]
+    if default:
+        lines.append(f"Threshold 0.5 for {', '.join(default)}: validation could not choose one.")
+    return lines
+
+
+def value_text(entry: Mapping[str, float | None]) -> tuple[str, str]:
+    """An estimate as `("0.912", "[0.880, 0.941]")`; "n/a" where undefined, an empty interval where there is none."""
+    if entry["value"] is None:
+        return "n/a", ""
+    if entry["low"] is None or entry["high"] is None:
+        return f"{entry['value']:.3f}", ""
+    return f"{entry['value']:.3f}", f"[{entry['low']:.3f}, {entry['high']:.3f}]"
