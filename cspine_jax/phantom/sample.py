@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
+from scipy.special import ndtr
 
 from cspine_jax.errors import ConfigError
 from cspine_jax.phantom.plan import (
@@ -164,12 +165,17 @@ def sample_acquisition(rng: np.random.Generator, body_scale: float, size: int, s
     `body_scale` places the scan over the neck: a technician plans it on the scout view.
     """
     table = statistics()
-    extent = quantile(table["extent_mm"], rng.random())
-    spacing = quantile(table["slice_spacing_mm"], rng.random())
+    # A long scan tends to be reconstructed a little coarser: with this correlation the slice counts come out right.
+    first, second = rng.normal(size=2)
+    extent = quantile(table["extent_mm"], ndtr(first))
+    spacing = quantile(table["slice_spacing_mm"], ndtr(0.35 * first + np.sqrt(1 - 0.35**2) * second))
     if spacing <= _SPACINGS_MM[-1]:
         spacing = float(_SPACINGS_MM[np.abs(_SPACINGS_MM - spacing).argmin()])
-    # More than half of the real studies are as thick as they are spaced; in the others slices overlap.
-    thickness = max(spacing, quantile(table["slice_thickness_mm"], rng.random())) if rng.random() < 0.45 else spacing
+    # More than half of the real studies are as thick as they are spaced; in the others, and in all finer than the
+    # thinnest collimation, slices overlap.
+    thickness = max(spacing, quantile(table["slice_thickness_mm"], rng.random()))
+    if spacing > table["slice_thickness_mm"]["0"] and rng.random() < 0.6:
+        thickness = spacing
     slices = max(MIN_SLICES, round((extent / spacing + 1) * scale))
     stretched = extent / (slices - 1)
     fov = quantile(_FOV_MM, rng.random())
@@ -191,7 +197,7 @@ def sample_acquisition(rng: np.random.Generator, body_scale: float, size: int, s
         ascending=bool(rng.random() < table["z_ascending_with_slice_number"] / table["studies"]),
         first_number=int(rng.integers(2, 60)) if rng.random() < 10 / table["studies"] else 1,
         sharpness=sharpness,
-        noise_hu=float(np.clip(15 + 45 * (0.35 * sharpness + 0.65 * rng.beta(1.6, 3)), 15, 60)),
+        noise_hu=float(15 * 4 ** (0.35 * sharpness + 0.65 * rng.random())),  # 15..60, sharp kernels noisier
         motion_mm=float(rng.uniform(0.5, 2.5)) if rng.random() < 0.12 else 0.0,
         seed=int(rng.integers(2**31)),
     )

@@ -188,19 +188,23 @@ def _noise(rng: np.random.Generator, scene: Scene, q: Acquisition):
         return white
 
     unit = coloured().std()
-    shared = float(np.clip(1 - q.spacing_mm / q.thickness_mm, 0, 0.8) + 0.15)  # correlation of neighbouring slices
-    keep, fresh = np.sqrt(shared), np.sqrt(1 - shared)
-    # Tube current modulation makes good about half of the extra attenuation.
-    starved = np.exp(0.25 * _WATER_PER_MM * np.maximum(scene.lateral_path_mm - _NECK_PATH_MM, 0))
-    starved = np.minimum(starved, 4.0)
+    # Neighbouring slices share rays where they overlap, and a little by interpolation between detector rows.
+    overlap = float(np.clip(1 - q.spacing_mm / q.thickness_mm, 0, 0.4) + 0.1)
+    mix = np.sqrt((1 - np.sqrt(1 - 4 * overlap**2)) / 2)  # mix * sqrt(1 - mix^2) = overlap
+    keep, fresh = np.float32(mix / unit), np.float32(np.sqrt(1 - mix**2) / unit)
+    # Tube current modulation makes good most of the extra attenuation.
+    starved = np.exp(0.18 * _WATER_PER_MM * np.maximum(scene.lateral_path_mm - _NECK_PATH_MM, 0))
+    starved = np.minimum(starved, 3.0)
     coarse = max(2, w // 12)
     at = np.linspace(0, coarse - 1, w)
     left, part = np.minimum(at.astype(int), coarse - 2), (at % 1).astype(np.float32)
     part[-1] = 1.0
-    previous = coloured() / unit
+    previous = coloured()
     for k in range(q.slices):
-        previous = (keep * previous + fresh * coloured() / unit).astype(np.float32)
-        plane = previous * np.float32(q.noise_hu * starved[k])
+        current = coloured()
+        plane = keep * previous + fresh * current
+        previous = current
+        plane *= np.float32(q.noise_hu * starved[k])
         rows = rng.standard_normal((h, coarse), dtype=np.float32)  # drawn always: the stream must not depend on content
         if starved[k] > 1.02:
             rows[1:-1] -= 0.5 * (rows[:-2] + rows[2:])

@@ -159,7 +159,8 @@ def _header(plan: StudyPlan, seed: int, signed: bool, intercept: int, rng: np.ra
 
 def _jpeg_lossless(plane: np.ndarray) -> bytes:
     """One 16-bit frame as a JPEG-Lossless stream (process 14, selection value 1)."""
-    image = gdcm.Image()
+    owner = gdcm.ImageReader()  # an image made on its own is freed twice: gdcm counts references, its binding does not
+    image = owner.GetImage()
     image.SetNumberOfDimensions(2)
     image.SetDimension(0, plane.shape[1])
     image.SetDimension(1, plane.shape[0])
