@@ -1,0 +1,85 @@
+"""TFDS metadata beside the shards: what `tfds.builder_from_directory` needs, written without TensorFlow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_info, file_adapters, naming, splits
+
+from cspine_jax.data.features import DATASET_NAME, SPLIT, VERSION, RecordConfig, features
+
+METADATA_FILE = "metadata.json"
+HOMEPAGE = "https://www.kaggle.com/competitions/rsna-2022-cervical-spine-fracture-detection"
+DESCRIPTION = (
+    "Cervical-spine CT in the layout of the RSNA 2022 Cervical Spine Fracture Detection challenge as one record a "
+    "slice: HU, vertebra mask, presence, study labels, fracture boxes, geometry and fold. Missing truth is flagged."
+)
+CITATION = """\
+@article{lin2023rsna,
+  title   = {The {RSNA} Cervical Spine Fracture {CT} Dataset},
+  author  = {Lin, Hui Ming and Colak, Errol and Richards, Tyler and Kitamura, Felipe C. and Prevedello, Luciano M. and
+             Talbott, Jason and Ball, Robyn L. and Gumeler, Ekim and Yeom, Kristen W. and others},
+  journal = {Radiology: Artificial Intelligence},
+  volume  = {5},
+  number  = {5},
+  pages   = {e230034},
+  year    = {2023},
+  doi     = {10.1148/ryai.230034},
+}
+"""
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """`rsna_cspine-train.array_record-00007-of-02019`."""
+    return f"{DATASET_NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def dataset_info_kwargs(config: RecordConfig) -> dict[str, Any]:
+    """What this package's writer and the TFDS builder both say about the data set."""
+    return {
+        "features": features(config),
+        "description": DESCRIPTION,
+        "homepage": HOMEPAGE,
+        "citation": CITATION,
+        "disable_shuffling": True,
+    }
+
+
+def write_metadata(
+    folder: Path,
+    config: RecordConfig,
+    *,
+    shard_lengths: Sequence[int],
+    num_bytes: int,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes `dataset_info.json`, `features.json` and `metadata.json`.
+
+    Args:
+        folder: where the shards are, named by `shard_name`.
+        config: their layout.
+        shard_lengths: records in each shard.
+        num_bytes: their size together.
+        metadata: free facts about the build, kept in `metadata.json`.
+    """
+    identity = dataset_info.DatasetIdentity(
+        name=DATASET_NAME,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name="",
+        config_name=config.name,
+        config_description=config.description,
+    )
+    info = dataset_info.DatasetInfo(
+        builder=identity, metadata=tfds.core.MetadataDict(metadata), **dataset_info_kwargs(config)
+    )
+    info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
+    template = naming.ShardedFileTemplate(
+        data_dir=folder, dataset_name=DATASET_NAME, split=SPLIT, filetype_suffix="array_record"
+    )
+    split = splits.SplitInfo(
+        name=SPLIT, shard_lengths=list(shard_lengths), num_bytes=num_bytes, filename_template=template
+    )
+    info.set_splits(splits.SplitDict([split]))
+    info.write_to_directory(folder)

@@ -1,0 +1,224 @@
+"""Reading records: an index of every column, and slices or whole studies by random access."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cspine_jax import progress
+from cspine_jax.data import index
+from cspine_jax.data.pixels import PixelReader
+from cspine_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceTable:
+    """Everything about the records but their pixels, in memory; pixels by `read_*`.
+
+    Records are in study order, and superior slice first inside a study. S studies, N records, M boxes.
+
+    Attributes:
+        path: folder of the records.
+        uids: str [S].
+        labels: uint8 [S, 8] patient_overall, C1..C7; meaningless where `has_labels` is False.
+        has_labels: bool [S].
+        has_mask: bool [S].
+        has_boxes: bool [S], the study has boxes on some slice.
+        folds: int32 [S], -1 without labels.
+        first: int64 [S], first record of the study; its records are `first .. first + count - 1`.
+        count: int32 [S], records of the study.
+        num_slices: int32 [S], slices of the scan (`count` times the build's stride).
+        spacing_mm: float32 [S, 3], (z, y, x).
+        shapes: int32 [S, 2], (H, W) of the study's records.
+        study: int32 [N], which study.
+        index: int32 [N], slice position in the study.
+        slice_number: int32 [N], k of k.dcm.
+        presence: uint8 [N, 7]; meaningless where the study has no mask.
+        area_fraction: float32 [N, 7]; likewise.
+        position_mm: float32 [N, 3], LPS (x, y, z).
+        num_boxes: int32 [N].
+        boxes: float32 [M, 4], (x, y, width, height), in record order.
+        pixels: reads records; see `PixelReader`.
+    """
+
+    path: Path
+    uids: np.ndarray
+    labels: np.ndarray
+    has_labels: np.ndarray
+    has_mask: np.ndarray
+    has_boxes: np.ndarray
+    folds: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    num_slices: np.ndarray
+    spacing_mm: np.ndarray
+    shapes: np.ndarray
+    study: np.ndarray
+    index: np.ndarray
+    slice_number: np.ndarray
+    presence: np.ndarray
+    area_fraction: np.ndarray
+    position_mm: np.ndarray
+    num_boxes: np.ndarray
+    boxes: np.ndarray
+    pixels: PixelReader
+
+    @classmethod
+    def open(cls, path: str | Path, cache_mb: int = 0) -> "SliceTable":
+        """Opens a data set folder written by `cspine build` or `tfds build --file_format=array_record`.
+
+        Args:
+            path: folder that holds `dataset_info.json` and the shards.
+            cache_mb: memory for decoded slices, see `PixelReader`.
+
+        Returns:
+            The table. Records of the TFDS builder have no index yet: they are scanned once and the index is kept
+            beside them where that folder can be written.
+
+        Raises:
+            DataError: there are no records, or not of this kind.
+        """
+        path = Path(path).expanduser()
+        pixels = _open_pixels(path, cache_mb)
+        file = path / index.INDEX_FILE
+        if file.is_file():
+            columns = index.load(file)
+        else:
+            columns = _scan(pixels)
+            with contextlib.suppress(OSError):  # a read-only data set is scanned again next time
+                index.save(file, columns)
+        count = columns["count"]
+        if int(count.sum()) != len(pixels):
+            raise DataError(f"{file}: {count.sum()} records in the index, {len(pixels)} in the shards; delete it")
+        return cls(
+            path=path,
+            uids=columns["study_uid"],
+            folds=columns["fold"],
+            first=np.cumsum(count) - count,
+            shapes=columns["shape"],
+            study=np.repeat(np.arange(len(count), dtype=np.int32), count),
+            pixels=pixels,
+            **{
+                name: columns[name]
+                for name in (
+                    *("labels", "has_labels", "has_mask", "has_boxes", "count", "num_slices", "spacing_mm"),
+                    *("index", "slice_number", "presence", "area_fraction", "position_mm", "num_boxes", "boxes"),
+                )
+            },
+        )
+
+    def __len__(self) -> int:
+        """Number of records N."""
+        return len(self.study)
+
+    @functools.cached_property
+    def first_box(self) -> np.ndarray:
+        """int64 [N + 1]: record r has boxes `boxes[first_box[r] : first_box[r + 1]]`."""
+        return np.concatenate([[0], np.cumsum(self.num_boxes)])
+
+    def records_of(self, studies: Sequence[int] | np.ndarray) -> np.ndarray:
+        """int64 [n], the records of some studies, study after study in z order."""
+        parts = [np.arange(self.first[s], self.first[s] + self.count[s]) for s in studies]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def neighbours(self, records: np.ndarray, depth: int, stride: int = 1) -> np.ndarray:
+        """int64 [B, D]: the records of each stack, superior first, edge slices repeated inside the study.
+
+        Args:
+            records: int [B] centres.
+            depth: odd number of slices D.
+            stride: records between neighbours.
+        """
+        records = np.asarray(records)
+        steps = (np.arange(depth) - depth // 2) * stride
+        first = self.first[self.study[records]]
+        last = first + self.count[self.study[records]] - 1
+        return np.clip(records[:, None] + steps[None, :], first[:, None], last[:, None])
+
+    def read_stacks(self, records: np.ndarray, depth: int, stride: int = 1) -> np.ndarray:
+        """int16 [B, D, H, W] HU around each of `records` (int [B]). A slice that stacks share is read once.
+
+        Raises:
+            DataError: the studies differ in matrix size.
+        """
+        rows = self.neighbours(records, depth, stride)
+        unique, inverse = np.unique(rows, return_inverse=True)
+        self.check_shape(self.study[unique])
+        images = self.pixels.images(unique)
+        shape = images[0].shape
+        stacks = np.empty((*rows.shape, *shape), np.int16)
+        for target, source in zip(stacks.reshape(-1, *shape), inverse.ravel(), strict=True):
+            target[...] = images[source]
+        return stacks
+
+    def read_study(self, study: int) -> np.ndarray:
+        """int16 [n, H, W] HU of all records of one study."""
+        return np.stack(self.pixels.images(self.records_of([study])))
+
+    def read_study_masks(self, study: int) -> np.ndarray:
+        """uint8 [n, H, W] vertebra labels of one study; zeros that mean nothing where `has_mask` is False."""
+        return np.stack(self.pixels.masks(self.records_of([study])))
+
+    def check_shape(self, studies: np.ndarray) -> tuple[int, int]:
+        """The (H, W) that all of `studies` share.
+
+        Raises:
+            DataError: they differ; the message names two studies.
+        """
+        studies = np.unique(studies)
+        odd = studies[(self.shapes[studies] != self.shapes[studies[0]]).any(1)]
+        if odd.size:
+            one, other = studies[0], odd[0]
+            raise DataError(
+                f"{self.path}: study {self.uids[one]} is {'x'.join(map(str, self.shapes[one]))} and "
+                f"{self.uids[other]} is {'x'.join(map(str, self.shapes[other]))}; a batch needs one size: build "
+                "with --size (data.size)"
+            )
+        height, width = self.shapes[studies[0]]
+        return int(height), int(width)
+
+
+def _open_pixels(path: Path, cache_mb: int) -> PixelReader:
+    import tensorflow_datasets as tfds
+
+    from cspine_jax.data.features import SPLIT, RecordConfig
+
+    if not (path / "dataset_info.json").is_file():
+        raise DataError(f"{path}: no dataset_info.json; make the records with `cspine build`")
+    info = tfds.builder_from_directory(path).info
+    try:
+        config = RecordConfig.from_name(info.config_name or "")
+        split = info.splits[SPLIT]
+    except (ConfigError, KeyError) as error:
+        raise DataError(f"{path}: not records of rsna_cspine: {error}") from None
+    if info.file_format is None or info.file_format.file_suffix != "array_record":
+        raise DataError(f"{path}: records are {info.file_format}; build with --file_format=array_record")
+    shape = (config.size, config.size) if config.size else None
+    return PixelReader(split.filepaths, split.shard_lengths, shape, config.channels, cache_mb)
+
+
+def _scan(pixels: PixelReader) -> dict[str, np.ndarray]:
+    """Makes the index from the records themselves."""
+    names = {**index.PER_STUDY, **index.PER_SLICE}
+    studies, rows, shape = [], [], (0, 0)
+    for feature in progress.bar(pixels.features(), total=len(pixels), what="index records", unit="slice"):
+        row = {name: _column(feature[name], kind) for name, kind in names.items()}
+        row["boxes"] = np.array(feature["boxes"].float_list.value, np.float32)
+        if rows and row["study_uid"] != rows[0]["study_uid"]:
+            studies.append(index.study_columns(rows, shape))
+            rows = []
+        if not rows:
+            shape = pixels.decode_mask(feature).shape
+        rows.append(row)
+    studies.append(index.study_columns(rows, shape))
+    return index.join(studies)
+
+
+def _column(feature, kind: str) -> np.ndarray | str:
+    if kind == "U":
+        return feature.bytes_list.value[0].decode()
+    values = feature.float_list.value if kind.startswith("float") else feature.int64_list.value
+    return np.array(values if len(values) > 1 else values[0], kind)

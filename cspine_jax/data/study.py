@@ -1,0 +1,158 @@
+"""One study, from its folder to its records: the function that `cspine build` and the TFDS builder share."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.ct import read_mask, read_study
+from cspine_jax.data.features import RecordConfig
+from cspine_jax.data.resize import resize_hu, resize_mask
+from cspine_jax.data.tables import Note, StudyEntry
+from cspine_jax.errors import StudyError
+
+MOST_SLICES = 100_000
+"""Above the slices of any study; makes keys of records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study on the grid of its records, superior slice first.
+
+    Attributes:
+        entry: what the tables say about it.
+        hu: int16 [D, H, W], resized in plane when asked.
+        mask: uint8 [D, H, W] labels, resized alike; None without a mask.
+        presence: uint8 [D, 7], 1 where a native pixel of the slice belongs to the vertebra; zeros without a mask.
+        area_fraction: float32 [D, 7], the vertebra's pixels over all native pixels of the slice; zeros without a mask.
+        boxes: D arrays float32 [n, 4] of (x, y, width, height) in pixels of `hu`.
+        slice_numbers: int32 [D], k of k.dcm.
+        positions_mm: float32 [D, 3] ImagePositionPatient, LPS (x, y, z) mm.
+        spacing_mm: float32 [3], (z, y, x) mm of `hu`.
+        notes: a mask or boxes that had to be left out, and warnings of the reader.
+    """
+
+    entry: StudyEntry
+    hu: np.ndarray
+    mask: np.ndarray | None
+    presence: np.ndarray
+    area_fraction: np.ndarray
+    boxes: tuple[np.ndarray, ...]
+    slice_numbers: np.ndarray
+    positions_mm: np.ndarray
+    spacing_mm: np.ndarray
+    notes: tuple[Note, ...]
+
+
+def load_study(entry: StudyEntry, size: int = 0) -> Study:
+    """Reads one study, its mask and its boxes.
+
+    Args:
+        entry: from `read_tables`.
+        size: in-plane matrix in pixels; 0 keeps the native one.
+
+    Returns:
+        The study. A mask that does not fit and boxes on slices that do not exist are left out and named in `notes`.
+
+    Raises:
+        StudyError: the images cannot be read.
+    """
+    volume = read_study(entry.folder)
+    depth, height, width = volume.hu.shape
+    notes = [Note(entry.uid, "warning", text) for text in volume.warnings]
+
+    mask = None
+    if entry.mask is not None:
+        try:
+            mask = read_mask(entry.mask, volume)
+        except StudyError as error:
+            notes.append(Note(entry.uid, "mask", str(error)))
+    counts = np.zeros((depth, NUM_VERTEBRAE), np.int64)
+    if mask is not None:
+        for row, labels in zip(counts, mask, strict=True):
+            row[:] = np.bincount(labels.ravel(), minlength=NUM_VERTEBRAE + 1)[1 : NUM_VERTEBRAE + 1]
+
+    rows = {int(number): row for row, number in enumerate(volume.slice_numbers) if number >= 0}
+    boxes: list[list[tuple[float, ...]]] = [[] for _ in range(depth)]
+    scale = np.array([size / width, size / height] * 2 if size else [1.0] * 4)
+    for number, *box in entry.boxes:
+        if int(number) in rows:
+            boxes[rows[int(number)]].append(tuple(np.array(box) * scale))
+        else:
+            notes.append(Note(entry.uid, "boxes", f"box on slice_number {int(number)}, which the study has not"))
+
+    z, y, x = volume.spacing_mm
+    return Study(
+        entry=entry,
+        hu=resize_hu(volume.hu, size) if size else volume.hu,
+        mask=resize_mask(mask, size) if size and mask is not None else mask,
+        presence=(counts > 0).astype(np.uint8),
+        area_fraction=(counts / (height * width)).astype(np.float32),
+        boxes=tuple(np.array(row, np.float32).reshape(-1, 4) for row in boxes),
+        slice_numbers=np.asarray(volume.slice_numbers, np.int32),
+        positions_mm=np.asarray(volume.positions_mm, np.float32),
+        spacing_mm=np.array([z, y * height / size, x * width / size] if size else [z, y, x], np.float32),
+        notes=tuple(notes),
+    )
+
+
+def record_rows(depth: int, config: RecordConfig) -> np.ndarray:
+    """The slices of a study of `depth` slices that become records: [n] indices, superior first."""
+    return np.arange(0, depth, config.stride)
+
+
+def examples(study: Study, config: RecordConfig) -> Iterator[dict[str, Any]]:
+    """The study's records in z order, as `features(config)` encodes them."""
+    entry, depth = study.entry, len(study.hu)
+    shared = {
+        "study_uid": entry.uid,
+        "has_mask": study.mask is not None,
+        "labels": np.array(entry.labels or [0] * len(TARGETS), np.uint8),
+        "has_labels": entry.labels is not None,
+        "has_boxes": bool(entry.boxes),
+        "num_slices": depth,
+        "spacing_mm": study.spacing_mm,
+        "fold": entry.fold,
+    }
+    empty = np.zeros(study.hu.shape[1:], np.uint8)
+    for row in record_rows(depth, config):
+        mask = empty if study.mask is None else study.mask[row]
+        image = study.hu[row]
+        if config.radius:
+            near = np.clip(np.arange(row - config.radius, row + config.radius + 1), 0, depth - 1)
+            image = np.stack([*study.hu[near], mask.astype(np.int16)], axis=-1)
+        yield shared | {
+            "image": np.ascontiguousarray(image),
+            "mask": np.ascontiguousarray(mask),
+            "presence": study.presence[row],
+            "area_fraction": study.area_fraction[row],
+            "boxes": study.boxes[row],
+            "index": int(row),
+            "slice_number": int(study.slice_numbers[row]),
+            "position_mm": study.positions_mm[row],
+        }
+
+
+def keyed_examples(number: int, entry: StudyEntry, config: RecordConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a TFDS builder asks for: (key, example) pairs of one study, keys ascending over all studies.
+
+    Args:
+        number: position of the study in the data set.
+        entry: from `read_tables`.
+        config: layout of the records.
+
+    Yields:
+        The records in z order; none for a study that cannot be read, which is logged.
+    """
+    try:
+        study = load_study(entry, config.size)
+    except StudyError as error:
+        logging.warning("skipped study %s: %s", entry.uid, error)
+        return
+    for note in study.notes:
+        logging.warning("%s %s: %s", note.what, entry.uid, note.reason)
+    for example in examples(study, config):
+        yield number * MOST_SLICES + example["index"], example
