@@ -1,0 +1,209 @@
+"""Checkpoints: params, optimizer, step, data iterator and config together. The only module that imports orbax.
+
+A checkpoint is written to a temporary name and renamed when complete, so a killed run leaves the last whole one. It
+holds `model` (params and stats; all that inference needs), `optimizer`, and the loop's counters as JSON.
+"""
+
+import contextlib
+import gc
+import logging
+import shutil
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from cspine_jax.errors import DataError
+from cspine_jax.training.state import TrainState
+
+METRIC = "loss"
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager.
+
+    Args:
+        directory: made if absent.
+        keep_last: newest ones kept.
+        keep_best: ones with the lowest validation loss kept besides.
+    """
+
+    def __init__(self, directory: str | Path, keep_last: int = 1, keep_best: int = 1):
+        self.directory = Path(directory).absolute()
+        # orbax's own policies do not match its own protocols' types: Any
+        policies: Any = ocp.training.preservation_policies
+        decisions: Any = ocp.training.save_decision_policies
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(keep_last),
+                policies.BestN(
+                    get_metric_fn=lambda metrics: -metrics[METRIC], n=keep_best, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        self._orbax = ocp.training.Checkpointer(
+            str(self.directory),
+            save_decision_policy=decisions.FixedIntervalPolicy(1),
+            preservation_policy=keep,
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    @property
+    def steps(self) -> dict[int, float | None]:
+        """Step -> validation loss (None where that step was not evaluated), oldest first."""
+        found: list[Any] = list(self._orbax.checkpoints)
+        return {c.step: (c.metrics or {}).get(METRIC) for c in found}
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the lowest validation loss, the later of equals; None while nothing was evaluated."""
+        losses = [(-loss, step) for step, loss in self.steps.items() if loss is not None]
+        return max(losses)[1] if losses else None
+
+    def path(self, step: int) -> Path:
+        """Folder of a checkpoint."""
+        return self.directory / str(step)
+
+    def save(self, state: TrainState, progress: dict[str, Any], loss: float | None = None) -> None:
+        """Writes in the background; the state may be donated as soon as this returns.
+
+        Args:
+            state: the state; copied first, as the next step takes over its buffers.
+            progress: JSON-ready counters; `progress["step"]` names the checkpoint.
+            loss: validation loss at this step, where it was just evaluated.
+        """
+        state = jax.tree.map(jnp.copy, state)
+        step = progress["step"]
+        self._orbax.wait()
+        self._orbax.save_checkpointables_async(
+            step,
+            {
+                "model": {"params": state.params, "stats": state.stats},
+                "optimizer": {"step": state.step, "state": state.opt_state},
+            },
+            force=True,
+            overwrite=step in self.steps,
+            metrics=None if loss is None else {METRIC: loss},
+            custom_metadata=progress,
+        )
+
+    def wait(self) -> None:
+        """Blocks until the last `save` is on disk."""
+        self._orbax.wait()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read.
+
+        Unreadable ones are named in a warning and moved aside as `<step>.unreadable`.
+
+        Args:
+            abstract: `jax.ShapeDtypeStruct`s with shardings in the shape of the state.
+
+        Returns:
+            (state, progress), or None where there is no checkpoint at all.
+
+        Raises:
+            DataError: there are checkpoints, and none can be read.
+        """
+        wanted = {
+            "model": {"params": abstract.params, "stats": abstract.stats},
+            "optimizer": {"step": abstract.step, "state": abstract.opt_state},
+        }
+        found = self._newest_readable(sorted(self.steps, reverse=True), wanted)
+        if found is None:
+            return None
+        loaded, step = found
+        model, optimizer = loaded["model"], loaded["optimizer"]
+        state = TrainState(optimizer["step"], model["params"], model["stats"], optimizer["state"])
+        return state, self.progress(step)
+
+    def load_model(self, params: Any, stats: Any) -> tuple[Any, Any, int]:
+        """The model with the lowest validation loss (the newest where none was evaluated).
+
+        Args:
+            params: abstract params (with shardings).
+            stats: abstract stats.
+
+        Returns:
+            (params, stats, step).
+
+        Raises:
+            DataError: there is none, or none can be read.
+        """
+        by_loss = sorted((loss, -step) for step, loss in self.steps.items() if loss is not None)
+        order = [-step for _, step in by_loss] + sorted((s for s, x in self.steps.items() if x is None), reverse=True)
+        found = self._newest_readable(order, {"model": {"params": params, "stats": stats}})
+        if found is None:
+            raise DataError(f"{self.directory}: no checkpoint; train first with --mode=train")
+        loaded, step = found
+        return loaded["model"]["params"], loaded["model"]["stats"], step
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """The counters saved with a checkpoint."""
+        saved: Any = self._orbax.checkpointables_metadata(step).custom_metadata
+        return saved or {}
+
+    def _newest_readable(self, order: list[int], wanted: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
+        reasons = []
+        for step in order:
+            loaded, reason = self._try(step, wanted)
+            if loaded is not None:
+                return loaded, step
+            reasons.append(f"{self.path(step)} ({reason})")
+            warnings.warn(f"checkpoint {reasons[-1]} cannot be read; trying the one before it", stacklevel=3)
+            self._set_aside(step)
+        if reasons:
+            raise DataError(
+                f"{'; '.join(reasons)}: no readable checkpoint is left; to start over, give another --workdir"
+            )
+        return None
+
+    def _try(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+        """(content, "") or (None, why not), without the libraries' own logs and abandoned tasks."""
+        loaded, reason = None, ""
+        with _quiet():
+            try:
+                if "step" not in self.progress(step):
+                    raise ValueError("its metadata is incomplete")
+                loaded = self._orbax.load_checkpointables(step, wanted)
+            except Exception as error:  # orbax, tensorstore and the file system each raise their own kinds
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+                traceback.clear_frames(error.__traceback__)
+            if loaded is None:
+                gc.collect()  # abandoned tasks complain when they are collected: here, not at a random moment later
+        return loaded, reason
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            aside = self.directory / f"{step}.unreadable"
+            shutil.rmtree(aside, ignore_errors=True)
+            self.path(step).rename(aside)
+        self._orbax.reload()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what the libraries say of a failed read off the screen; our own warning says it in a line."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

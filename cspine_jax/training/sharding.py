@@ -1,0 +1,69 @@
+"""One code path from one CPU to many hosts: `jit` with `NamedSharding` over an explicit mesh, batch axis `data`."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+CLUSTER_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def initialize_distributed() -> bool:
+    """Joins the other hosts of a multi-host job, where the environment says there is one.
+
+    Looks for JAX's own `JAX_COORDINATOR_ADDRESS`, a SLURM or Open MPI job of several tasks, and Cloud TPU pods;
+    `jax.distributed.initialize` reads the rest from there. Call once, before the first jax computation.
+
+    Returns:
+        True if this process is now one of several.
+    """
+    several = any(int(os.environ.get(name, "1")) > 1 for name in CLUSTER_SIZES)
+    pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if several or pod or "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize()
+        return True
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays live.
+
+    Attributes:
+        mesh: all devices on the axis `data`.
+        replicated: the same array on every device (state, results).
+        split: leading axis split over the devices (batches).
+    """
+
+    mesh: jax.sharding.Mesh
+    replicated: NamedSharding
+    split: NamedSharding
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Sends a host batch to the devices.
+
+        Args:
+            batch: [B, ...] arrays, `valid` bool [B] among them: this host's rows of the global batch, as many on
+                every host. Where B is not a multiple of the host's devices, the last row is repeated with `valid`
+                False until it is.
+
+        Returns:
+            Global arrays, leading axis split over the mesh.
+        """
+        rows, devices = len(batch["valid"]), len(self.mesh.local_devices)
+        extra = -rows % devices
+        if extra:
+            batch = {name: np.concatenate([x, np.repeat(x[-1:], extra, axis=0)]) for name, x in batch.items()}
+            batch["valid"][rows:] = False
+        return {name: jax.make_array_from_process_local_data(self.split, x) for name, x in batch.items()}
+
+
+def place(devices: Sequence[Any] | None = None) -> Placement:
+    """The placement over `devices` (None: all of them, on all hosts)."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Placement(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))

@@ -1,0 +1,213 @@
+"""The loop on a toy task: curves, resuming to the bit, early stopping, signals, one compilation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_task as toy
+
+from cspine_jax.config import TrainConfig
+from cspine_jax.errors import CspineError, DataError
+from cspine_jax.training import loop
+from cspine_jax.training.checkpoint import Checkpoints
+from cspine_jax.training.counters import Counters, duration
+from cspine_jax.training.sharding import place
+from cspine_jax.training.signals import Interrupted
+from cspine_jax.training.writer import TIMING, Writer, read_lines
+
+
+def curve(workdir):
+    """Every figure of a run that does not depend on the clock."""
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in read_lines(workdir / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    fit = loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), workdir)
+    return workdir, fit
+
+
+def test_a_run_learns_and_logs_everything(undisturbed):
+    workdir, fit = undisturbed
+    lines = curve(workdir)
+    assert (fit.step, fit.resumed_from, fit.finished) == (12, 0, "all 12 steps done")
+    train = [line for line in lines if line["split"] == "train"]
+    validation = [line for line in lines if line["split"] == "validation"]
+    assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in validation] == [4, 8, 12]
+    assert validation[-1]["loss"] < 0.8 * train[0]["loss"]
+    assert train[0]["half"] == pytest.approx(train[0]["loss"] / 2, rel=1e-6)
+    assert set(train[0]) >= {"loss", "grad_norm", "lr", "half"}
+    assert 0 <= validation[-1]["accuracy"] <= 1
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_best_and_last_checkpoints_are_kept(undisturbed):
+    workdir, _ = undisturbed
+    with Checkpoints(workdir / "checkpoints", 2, 1) as checkpoints:
+        steps = checkpoints.steps
+        assert list(steps) == [9, 12]  # falling loss: the best is among the last two
+        assert checkpoints.best_step == 12
+        saved = checkpoints.progress(12)
+        assert saved["config"]["seed"] == 5 and saved["data"] == {"position": 12} and saved["seed"] == 5
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed):
+    workdir, _ = undisturbed
+    before = (workdir / "metrics.jsonl").read_bytes()
+
+    def never(step):
+        raise AssertionError("a finished run took a step")
+
+    again = loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), workdir, on_step=never)
+    assert (again.step, again.resumed_from) == (12, 12)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 11])
+def test_interrupted_and_resumed_equals_undisturbed(undisturbed, tmp_path, stop_at):
+    def stop(step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path, on_step=stop)
+    assert caught.value.exit_status == 143 and caught.value.step == stop_at
+    resumed = loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+    assert resumed.resumed_from == stop_at
+    assert curve(tmp_path) == curve(undisturbed[0])
+
+
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
+    """kill -9 right after step 8: the last checkpoint on disk is older, the log is ahead of it."""
+    code = (
+        "import os, signal; import conftest, toy_task as toy; from cspine_jax.training import loop\n"
+        "kill = lambda step: os.kill(os.getpid(), signal.SIGKILL) if step == 11 else None\n"
+        f"loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), {str(tmp_path)!r}, on_step=kill)"
+    )
+    here = Path(__file__).parent
+    path = {"PYTHONPATH": os.pathsep.join(map(str, (here, here.parent)))}
+    died = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **path}, capture_output=True, timeout=120, check=False
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert curve(tmp_path)[-1]["step"] == 10  # ahead of the checkpoint
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "spl')  # a line cut in the middle
+    resumed = loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+    assert resumed.resumed_from in (8, 9)
+    assert curve(tmp_path) == curve(undisturbed[0])
+
+
+def stopped_at(tmp_path, step):
+    def stop(done):
+        if done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path, on_step=stop)
+    assert caught.value.exit_status == 130
+
+
+# orbax's own threads leave tasks behind when a read fails
+leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@leftovers
+def test_an_unreadable_checkpoint_is_named_and_skipped(undisturbed, tmp_path):
+    stopped_at(tmp_path, 7)
+    for path in (tmp_path / "checkpoints" / "7").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.warns(UserWarning, match=r"checkpoints/7 \(.*cannot be read; trying the one before it"):
+        resumed = loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+    assert resumed.resumed_from == 6
+    assert curve(tmp_path) == curve(undisturbed[0])
+    assert (tmp_path / "checkpoints" / "7.unreadable").is_dir()
+
+
+@leftovers
+def test_no_readable_checkpoint_never_starts_over_silently(tmp_path):
+    stopped_at(tmp_path, 2)
+    for path in (tmp_path / "checkpoints" / "2").rglob("_METADATA"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(DataError, match="no readable checkpoint"):
+        loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+
+
+def test_one_and_eight_devices_take_the_same_steps(undisturbed, tmp_path):
+    assert len(jax.devices()) == 8
+    loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path, placement=place(jax.devices()[:1]))
+    for one, eight in zip(curve(tmp_path), curve(undisturbed[0]), strict=True):
+        assert one.keys() == eight.keys()
+        np.testing.assert_allclose(one["loss"], eight["loss"], rtol=1e-5)
+
+
+def test_early_stopping_counts_evaluations_without_a_fall():
+    train = TrainConfig(min_delta=0.01, patience=2)
+    counters = Counters()
+    for loss, finished in [(0.5, False), (0.495, False), (0.48, False), (0.475, False), (0.471, True)]:
+        counters.judge(loss, train)
+        assert bool(counters.finished) == finished
+    assert "0.4800" in counters.finished
+
+
+def test_early_stopping_ends_the_run(tmp_path):
+    fit = loop.fit(toy.ToyTask(), toy.config(patience=1, min_delta=10.0), toy.loaders(), tmp_path)
+    assert fit.step == 8 and fit.finished.startswith("early stopping at step 8")
+    assert loop.fit(toy.ToyTask(), toy.config(patience=1, min_delta=10.0), toy.loaders(), tmp_path).resumed_from == 8
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
+    class Broken(toy.ToyTask):
+        def loss(self, params, stats, batch, key):
+            total, weight, parts, stats = super().loss(params, stats, batch, key)
+            return total * np.nan, weight, parts, stats
+
+    with pytest.raises(CspineError, match=r"optim.lr=0.05: the training loss is nan at step 2"):
+        loop.fit(Broken(), toy.config(), toy.loaders(), tmp_path)
+
+
+def test_each_step_is_traced_once(tmp_path):
+    traced = []
+
+    class Counting(toy.ToyTask):
+        def loss(self, *args):
+            traced.append("train")
+            return super().loss(*args)
+
+        def predict(self, *args):
+            traced.append("eval")
+            return super().predict(*args)
+
+    loop.fit(Counting(), toy.config(), toy.loaders(), tmp_path)
+    assert sorted(traced) == ["eval", "train"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps"),
+    [
+        ({"total_steps": 7, "total_epochs": 0.0}, 7),
+        ({"total_epochs": 2.0}, 19),  # 2 x 300 examples, 32 a step: 18.75
+        ({"total_examples": 65, "total_epochs": 0.0}, 3),
+    ],
+)
+def test_durations(fields, steps):
+    assert duration(TrainConfig(**fields), "total", 32, 300) == steps
+
+
+def test_metrics_are_json_lines_with_null_for_nan(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.write(1, "validation", {"auc": float("nan"), "loss": 0.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "split": "validation",
+        "auc": None,
+        "loss": 0.5,
+    }
