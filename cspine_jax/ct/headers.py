@@ -1,0 +1,407 @@
+"""DICOM headers -> `SliceHeader`: read once, everything the other modules need, no pixel and no patient name.
+
+Elements are taken raw and converted here, so a value that breaks the standard ends in a message with the file's name
+(or in a warning of the volume), never in a Python warning or a foreign exception.
+"""
+
+import dataclasses
+import io
+import math
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+
+from cspine_jax.ct import limits
+from cspine_jax.ct.sources import Entry
+from cspine_jax.errors import StudyError
+
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+NATIVE: frozenset[str] = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
+
+_PIXEL_DATA = (0x7FE0, 0x0010)
+_UNDEFINED = 0xFFFFFFFF
+
+_TAGS: dict[str, int] = {
+    "ImageType": 0x00080008,
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "Modality": 0x00080060,
+    "SliceThickness": 0x00180050,
+    "GantryDetectorTilt": 0x00181120,
+    "ConvolutionKernel": 0x00181210,
+    "ContrastBolusAgent": 0x00180010,
+    "PatientPosition": 0x00185100,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "SeriesNumber": 0x00200011,
+    "AcquisitionNumber": 0x00200012,
+    "InstanceNumber": 0x00200013,
+    "ImagePositionPatient": 0x00200032,
+    "ImageOrientationPatient": 0x00200037,
+    "SliceLocation": 0x00201041,
+    "SamplesPerPixel": 0x00280002,
+    "PhotometricInterpretation": 0x00280004,
+    "NumberOfFrames": 0x00280008,
+    "Rows": 0x00280010,
+    "Columns": 0x00280011,
+    "PixelSpacing": 0x00280030,
+    "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "HighBit": 0x00280102,
+    "PixelRepresentation": 0x00280103,
+    "PixelPaddingValue": 0x00280120,
+    "PixelPaddingRangeLimit": 0x00280121,
+    "RescaleIntercept": 0x00281052,
+    "RescaleSlope": 0x00281053,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceHeader:
+    """One stored image: where it is in the patient and how its pixels become HU.
+
+    Lengths in mm, LPS axes. None means that the header does not say. `pixel_offset` and `pixel_length` bound the
+    value of Pixel Data in the file (in the inflated data set of a deflated file); `pixel_length` None marks
+    encapsulated (compressed) frames, which run to their own end mark.
+    """
+
+    entry: Entry
+    study_uid: str
+    series_uid: str
+    series_number: int | None
+    acquisition: int | None
+    instance: int | None
+    number: int | None
+    modality: str
+    image_type: tuple[str, ...]
+    kernel: str
+    contrast: bool
+    patient_position: str
+    position: tuple[float, float, float] | None
+    orientation: tuple[float, float, float, float, float, float] | None
+    spacing: tuple[float, float] | None
+    thickness: float | None
+    location: float | None
+    rows: int
+    columns: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+    transfer_syntax: str
+    pixel_offset: int
+    pixel_length: int | None
+
+    @property
+    def name(self) -> str:
+        """The file, as messages name it."""
+        return self.entry.name
+
+
+class NotAnImage(Exception):  # noqa: N818 (not an error: the file is left out and listed)
+    """The file is no CT image; its text says what it is."""
+
+
+_lock = threading.Lock()
+
+
+def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], list[str]]:
+    """Reads every header once.
+
+    Args:
+        found: the files of a study.
+
+    Returns:
+        The images' headers, in the given order; what was left out, as "FILE: why"; warnings.
+
+    Raises:
+        StudyError: a DICOM file is damaged or a needed value is missing or impossible.
+    """
+    headers: list[SliceHeader] = []
+    left_out: list[str] = []
+    notes: dict[str, None] = {}
+    # pydicom reports what it forgives through `warnings`, whose capture is process-wide: one reader at a time.
+    with _lock, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for entry in found:
+            try:
+                headers.append(_read_header(entry))
+            except NotAnImage as reason:
+                left_out.append(f"{entry.name}: {reason}")
+            for warning in caught:
+                notes[f"{entry.name}: {_one_line(str(warning.message))}"] = None
+            caught.clear()
+    return headers, left_out, list(notes)
+
+
+def _read_header(entry: Entry) -> SliceHeader:
+    try:
+        with entry.open() as file:
+            return _parse(entry, file)
+    except (StudyError, NotAnImage):
+        raise
+    except OSError as error:
+        raise StudyError(f"{entry.name}: cannot be read ({error.strerror or error}); check the file") from None
+    except Exception as error:  # pydicom's exceptions on damaged files are of every kind
+        reason = _one_line(str(error)) or type(error).__name__
+        raise StudyError(f"{entry.name}: damaged DICOM header ({reason}); copy the file again") from None
+
+
+def _parse(entry: Entry, file: BinaryIO) -> SliceHeader:
+    head = file.read(2048)
+    file.seek(0)
+    if head[128:132] != b"DICM" and not _looks_bare(head):
+        if entry.suffix in (".dcm", ".ima"):
+            raise StudyError(
+                f"{entry.name}: {'empty file' if not entry.size else 'not DICOM, or damaged'} "
+                f"({entry.size} bytes); copy it again or remove it"
+            )
+        raise NotAnImage("not DICOM")
+    if DEFLATED.encode() in head[132:1024]:
+        file, dataset, syntax = _inflate(entry, file)
+    else:
+        dataset = dcmread(file, stop_before_pixels=True, force=True)
+        meta = getattr(dataset, "file_meta", None)
+        syntax = _text(meta, 0x00020010) if meta is not None else ""
+        implicit, little = dataset.original_encoding
+        if not syntax:
+            syntax = (IMPLICIT if implicit else EXPLICIT) if little else BIG_ENDIAN
+        elif syntax in (IMPLICIT, EXPLICIT) and implicit is not None:  # pydicom found out which it really is
+            syntax = IMPLICIT if implicit else EXPLICIT
+    if (0x0004, 0x1220) in dataset:
+        raise NotAnImage("DICOMDIR")
+    get = _Fields(entry, dataset)
+    modality = get.text("Modality")
+    sop_class = get.text("SOPClassUID")
+    if modality and modality != "CT":
+        raise NotAnImage(f"modality {modality}")
+    if sop_class.startswith("1.2.840.10008.5.1.4.1.1.7"):
+        raise NotAnImage("secondary capture")
+    if not modality and not sop_class.startswith("1.2.840.10008.5.1.4.1.1.2"):
+        raise NotAnImage("not a CT image (no Modality)" if dataset else "not DICOM")
+    if "Rows" not in get and "Columns" not in get and not _at_pixels(file):
+        if sop_class.startswith("1.2.840.10008.5.1.4.1.1.2") or (entry.suffix == ".dcm" and not sop_class):
+            raise StudyError(f"{entry.name}: truncated: ends before its image; copy the file again")
+        raise NotAnImage("no image in it")
+    offset, length = _pixel_value(entry, file, syntax)
+    return _build(entry, get, syntax, offset, length)
+
+
+def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int | None) -> SliceHeader:
+    rows, columns = get.need_integer("Rows"), get.need_integer("Columns")
+    for name, side in (("Rows", rows), ("Columns", columns)):
+        if not 1 <= side <= limits.MAX_SIDE:
+            raise StudyError(f"{entry.name}: {name} {side}: must be 1 to {limits.MAX_SIDE}; the header is damaged")
+    samples = get.integer("SamplesPerPixel")
+    if samples not in (None, 1):
+        raise NotAnImage(f"colour image ({samples} samples a pixel)")
+    allocated = get.need_integer("BitsAllocated")
+    stored = get.integer("BitsStored") or allocated
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
+        raise StudyError(
+            f"{entry.name}: BitsAllocated {allocated}, BitsStored {stored}: CT stores 8, 16 or 32 bits; export again"
+        )
+    high_bit = get.integer("HighBit")
+    frames = get.integer("NumberOfFrames") or 1
+    signed = bool(get.integer("PixelRepresentation"))
+    slope, intercept = get.number("RescaleSlope"), get.number("RescaleIntercept")
+    if slope == 0:
+        raise StudyError(f"{entry.name}: RescaleSlope 0: every pixel would be the same HU; export the study again")
+    number = int(entry.stem) if entry.stem.isascii() and entry.stem.isdigit() and len(entry.stem) < 10 else None
+    return SliceHeader(
+        entry=entry,
+        study_uid=get.text("StudyInstanceUID"),
+        series_uid=get.text("SeriesInstanceUID"),
+        series_number=get.integer("SeriesNumber"),
+        acquisition=get.integer("AcquisitionNumber"),
+        instance=get.integer("InstanceNumber"),
+        number=number,
+        modality=get.text("Modality"),
+        image_type=tuple(get.text("ImageType").upper().split("\\")),
+        kernel=get.text("ConvolutionKernel").replace("\\", " "),
+        contrast=bool(get.text("ContrastBolusAgent")),
+        patient_position=get.text("PatientPosition"),
+        position=get.numbers("ImagePositionPatient", 3),
+        orientation=get.numbers("ImageOrientationPatient", 6),
+        spacing=get.numbers("PixelSpacing", 2),
+        thickness=get.number("SliceThickness"),
+        location=get.number("SliceLocation"),
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=stored - 1 if high_bit is None or not stored - 1 <= high_bit < allocated else high_bit,
+        signed=signed,
+        photometric=get.text("PhotometricInterpretation").upper(),
+        slope=1.0 if slope is None else slope,
+        intercept=0.0 if intercept is None else intercept,
+        padding=get.padding(signed),
+        transfer_syntax=syntax,
+        pixel_offset=offset,
+        pixel_length=length,
+    )
+
+
+class _Fields:
+    """Raw elements of one data set, converted with errors that name the file, the element and the value."""
+
+    def __init__(self, entry: Entry, dataset: Dataset):
+        self._entry, self._dataset = entry, dataset
+
+    def __contains__(self, name: str) -> bool:
+        return _TAGS[name] in self._dataset
+
+    def text(self, name: str) -> str:
+        return _text(self._dataset, _TAGS[name])
+
+    def numbers(self, name: str, count: int) -> Any:
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            values = tuple(float(part) for part in text.split("\\"))
+        except ValueError:
+            values = ()
+        if len(values) != count or not all(math.isfinite(value) for value in values):
+            raise self._bad(name, text, f"{count} number{'s' if count > 1 else ''}")
+        return values
+
+    def number(self, name: str) -> float | None:
+        values = self.numbers(name, 1)
+        return None if values is None else values[0]
+
+    def integer(self, name: str) -> int | None:
+        raw = self._dataset.get_item(_TAGS[name])
+        value = getattr(raw, "value", None)
+        if not value:
+            return None
+        if name in _BINARY:
+            if len(value) < 2:
+                raise self._bad(name, value.hex(), "2 bytes")
+            order = "<" if getattr(raw, "is_little_endian", True) else ">"
+            return struct.unpack(order + "H", value[:2])[0]
+        number = self.number(name)
+        if number is not None and number != int(number):
+            raise self._bad(name, self.text(name), "a whole number")
+        return None if number is None else int(number)
+
+    def need_integer(self, name: str) -> int:
+        value = self.integer(name)
+        if value is None:
+            raise StudyError(f"{self._entry.name}: {name} is missing; export the study again")
+        return value
+
+    def padding(self, signed: bool) -> tuple[int, int] | None:
+        ends = [self.integer(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+        if ends[0] is None:
+            return None
+        # Written as US or SS whatever the pixels are: read the two bytes as the pixels are.
+        ends = [ends[0] if end is None else end for end in ends]
+        low, high = sorted(end - 65536 if signed and end >= 32768 else end for end in ends if end is not None)
+        return low, high
+
+    def _bad(self, name: str, value: str, wanted: str) -> StudyError:
+        return StudyError(f"{self._entry.name}: {name} {value[:60]!r}: must be {wanted}; export the study again")
+
+
+_BINARY = frozenset(
+    "SamplesPerPixel Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue "
+    "PixelPaddingRangeLimit".split()
+)
+
+
+def _text(dataset: Dataset, tag: int) -> str:
+    if tag not in dataset:
+        return ""
+    value = dataset.get_item(BaseTag(tag)).value
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    elif not isinstance(value, str):  # pydicom converted it already (file meta)
+        value = "" if value is None else str(value)
+    return value.strip(" \0\r\n\t")
+
+
+def _looks_bare(head: bytes) -> bool:
+    """Whether a file without preamble starts with a plausible first element (group 2 or 8, little endian)."""
+    if len(head) < 16 or head[:4] in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
+        return False
+    group, element, length = struct.unpack("<HHI", head[:8])
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return group in (2, 8) and element < 0x0100 and (explicit or length < 1024)
+
+
+def _inflate(entry: Entry, file: BinaryIO) -> tuple[BinaryIO, Dataset, str]:
+    inflated = io.BytesIO(inflate(entry, file))
+    dataset = read_dataset(inflated, is_implicit_VR=False, is_little_endian=True, stop_when=_is_pixel_data)
+    return inflated, dataset, DEFLATED
+
+
+def inflate(entry: Entry, file: BinaryIO) -> bytes:
+    """Inflates the data set of a deflated file (DICOM PS3.5, annex A.5), within `limits.MAX_HEADER_BYTES`."""
+    data = file.read()
+    at = 132
+    while at + 8 <= len(data) and data[at : at + 2] == b"\x02\x00":  # file meta: explicit VR, little endian
+        long = data[at + 4 : at + 6] in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        size = struct.unpack_from("<I", data, at + 8)[0] if long else struct.unpack_from("<H", data, at + 6)[0]
+        at += (12 if long else 8) + size
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        result = stream.decompress(data[at:], limits.MAX_HEADER_BYTES)
+    except zlib.error as error:
+        raise StudyError(f"{entry.name}: damaged deflated data ({error}); copy the file again") from None
+    if stream.unconsumed_tail:
+        raise StudyError(
+            f"{entry.name}: inflates to more than {limits.MAX_HEADER_BYTES >> 20} MB; not a CT slice, remove it"
+        )
+    if not stream.eof:
+        raise StudyError(f"{entry.name}: truncated deflated data; copy the file again")
+    return result
+
+
+def _is_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group == 0x7FE0 and tag.element in (0x0008, 0x0009, 0x0010)
+
+
+def _at_pixels(file: BinaryIO) -> bool:
+    at = file.tell()
+    found = file.read(2) in (b"\xe0\x7f", b"\x7f\xe0")
+    file.seek(at)
+    return found
+
+
+def _pixel_value(entry: Entry, file: BinaryIO, syntax: str) -> tuple[int, int | None]:
+    """Offset and length of the Pixel Data value; the file stands at the element's tag."""
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    at = file.tell()
+    head = file.read(12)
+    if len(head) < 12:
+        raise StudyError(f"{entry.name}: truncated: ends before its pixels; copy the file again")
+    tag = struct.unpack(order + "HH", head[:4])
+    if tag != _PIXEL_DATA:
+        raise StudyError(f"{entry.name}: no integer Pixel Data after the header; export the study again")
+    if syntax == IMPLICIT:
+        length, offset = struct.unpack(order + "I", head[4:8])[0], at + 8
+    else:
+        length, offset = struct.unpack(order + "I", head[8:12])[0], at + 12
+    return offset, None if length == _UNDEFINED else length
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:160]

@@ -1,0 +1,166 @@
+"""A study on disk -> `Volume`."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cspine_jax.ct import geometry, headers, limits, pixels, resample, series, sources
+from cspine_jax.ct.volume import Resampling, Volume
+from cspine_jax.errors import StudyError
+
+
+def read_study(
+    path: str | os.PathLike,
+    *,
+    series: str | None = None,
+    regular: bool = True,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Volume:
+    """Reads a CT study.
+
+    Slices are ordered by ImagePositionPatient along their normal, whatever their names and numbers; the result is
+    axial with the superior slice first and the patient's left at higher columns, however it was acquired.
+
+    Args:
+        path: the folder with the study's DICOM files.
+        series: SeriesInstanceUID or series number; None takes the axial series with the thinnest slices.
+        regular: bring missing slices, uneven gaps and gantry tilt onto a regular, orthogonal grid. False keeps
+            every voxel as stored: a tilt is then in the affine, and gaps are only named in the warnings.
+        workers: slices decoded at the same time; None for one a core.
+        progress: called with (slices done, slices in all).
+
+    Returns:
+        The volume.
+
+    Raises:
+        StudyError: the study cannot be read, or not read right; one line names the file, the value and the fix.
+    """
+    where = os.fspath(path)
+    found = sources.entries(path)
+    images, left_out, warnings = headers.read_headers(found)
+    chosen, notes = _choose(images, where, series, left_out)
+    warnings += notes
+    stack = geometry.arrange(chosen.headers, where)
+    warnings += stack.warnings
+    n, first = len(stack.headers), stack.headers[0]
+    if 2 * n * first.rows * first.columns > limits.MAX_VOLUME_BYTES:
+        raise StudyError(
+            f"{where}: {n} x {first.rows} x {first.columns} voxels exceed {limits.MAX_VOLUME_BYTES >> 30} GiB; "
+            "give one series of one study"
+        )
+    hu = np.empty((n, first.rows, first.columns), np.int16)
+    warnings += pixels.read_pixels(stack.headers, hu, workers, _counter(progress, n))
+    warnings += _compare_duplicates(stack, hu)
+    numbers = geometry.slice_numbers(stack.headers)
+    plan, affine, notes = resample.plan(stack, where)
+    if not regular:
+        plan, affine, notes = (
+            None,
+            stack.affine,
+            [f"kept as stored: {note}" for note in notes if "resampled" not in note],
+        )
+    warnings += notes
+    if plan is not None:
+        hu = resample.apply(plan, hu)
+        numbers = _spread(numbers, plan)
+    return _volume(stack, hu, affine, numbers, plan, warnings)
+
+
+def _volume(
+    stack: geometry.Stack,
+    hu: np.ndarray,
+    affine: np.ndarray,
+    numbers: np.ndarray,
+    plan: Resampling | None,
+    warnings: Sequence[str],
+) -> Volume:
+    """Turns the stack (slice, row, column) to (z, y, x) and fills in the rest."""
+    first = stack.headers[0]
+    axes, flips = geometry.to_axial(affine)
+    positions = None if plan is not None else stack.positions
+    turned = geometry.turned_affine(affine, hu.shape, axes, flips)
+    stack_shape = (len(stack.headers), first.rows, first.columns)
+    stored_shape = (stack_shape[axes[0]], stack_shape[axes[1]], stack_shape[axes[2]])
+    stored_affine = geometry.turned_affine(stack.affine, stack_shape, axes, flips)
+    hu = geometry.turn(hu, axes, flips)
+    depth = hu.shape[0]
+    warnings = list(warnings)
+    if axes[0] != 0:
+        warnings.append("not acquired axially: turned to axial, slices have no single file")
+        numbers, positions = np.full(depth, -1, np.int32), None
+    elif flips[0]:
+        numbers = numbers[::-1]
+        positions = None if positions is None else positions[::-1]
+    if positions is None:
+        positions = turned[:3, 3] + np.arange(depth)[:, None] * turned[:3, 0]
+    else:  # the corner moves where rows or columns were reversed
+        positions = positions + (turned[:3, 3] - positions[0])
+    angle = _obliquity(turned)
+    if angle > 5:
+        warnings.append(f"axes are {angle:.0f} degrees oblique to the patient's; the affine says so")
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    if plan is None:
+        spacing[axes.index(0)] = stack.spacing_mm  # along the normal, also where a kept tilt makes the step longer
+    return Volume(
+        hu=hu,
+        spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        affine=turned,
+        study_uid=first.study_uid,
+        series_uid=first.series_uid,
+        slice_numbers=np.ascontiguousarray(numbers),
+        positions_mm=np.ascontiguousarray(positions),
+        thickness_mm=first.thickness,
+        kernel=first.kernel,
+        transfer_syntax=first.transfer_syntax,
+        turned=(axes, flips),
+        resampling=plan,
+        stored_shape=stored_shape,
+        stored_affine=stored_affine,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+_choose = series.choose
+
+
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None] | None:
+    if progress is None:
+        return None
+    done = iter(range(1, total + 1))
+    return lambda: progress(next(done), total)
+
+
+def _compare_duplicates(stack: geometry.Stack, hu: np.ndarray) -> list[str]:
+    """Drops images that repeat another at the same place; raises where they differ."""
+    if not stack.duplicates:
+        return []
+    other = np.empty(hu.shape[1:], np.int16)
+    for index, header in stack.duplicates:
+        pixels.read_frame(header, other)
+        if not np.array_equal(other, hu[index]):
+            raise StudyError(
+                f"{header.name}: same position as {stack.headers[index].name} but other pixels; remove one of the two, "
+                "or split the acquisitions"
+            )
+    names = ", ".join(header.name for _, header in stack.duplicates[:4])
+    return [f"dropped {len(stack.duplicates)} repeated image(s): {names}"]
+
+
+def _spread(numbers: np.ndarray, plan: Resampling) -> np.ndarray:
+    """int32 [D]: each stored slice's number at the nearest grid slice, -1 at the others."""
+    spread = np.full(len(plan.source), -1, np.int32)
+    distance = np.abs(plan.source[:, None] - np.arange(len(numbers))[None, :])  # [D, n]
+    nearest = distance.argmin(axis=0)
+    for index in np.argsort(
+        -distance[nearest, np.arange(len(numbers))], kind="stable"
+    ):  # the closest has the last word
+        spread[nearest[index]] = numbers[index]
+    return spread
+
+
+def _obliquity(affine: np.ndarray) -> float:
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosine = min(-unit[2, 0], unit[1, 1], unit[0, 2])
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
