@@ -125,7 +125,7 @@ def sample_study(
     levels = sample_levels(stream(seed, index, _LEVELS).random())
     return StudyPlan(
         index=index,
-        uid=study_uid(seed, index, size, scale, difficulty),
+        uid=study_uid(seed, index, size, float(scale), difficulty),
         anatomy=anatomy,
         acquisition=sample_acquisition(stream(seed, index, _ACQUISITION), anatomy.scale, size, scale),
         fractures=tuple(f for level in levels for f in sample_fractures(seed, index, level, difficulty)),
