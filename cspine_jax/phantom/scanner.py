@@ -209,7 +209,7 @@ def _noise(rng: np.random.Generator, scene: Scene, q: Acquisition):
         if starved[k] > 1.02:
             rows[1:-1] -= 0.5 * (rows[:-2] + rows[2:])
             streaks = rows[:, left] * (1 - part)[None, :] + rows[:, left + 1] * part[None, :]
-            plane += streaks * np.float32(q.noise_hu * 0.55 * (starved[k] - 1))
+            plane += streaks * np.float32(q.noise_hu * 0.8 * (starved[k] - 1))
         # Air carries less noise than tissue: fewer interactions along those rays.
         plane *= np.where(scene.hu[k] < -800, np.float32(0.45), np.float32(1.0))
         yield plane

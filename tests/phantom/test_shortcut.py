@@ -30,7 +30,7 @@ def features_and_label(index):
 
 
 def cross_validated_auc(x, y):
-    """AUC of a standardised logistic regression, five stratified folds, every study predicted by a model blind to it."""
+    """AUC of a standardised logistic regression; each study is predicted by a model of the other four folds."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     return roc_auc_score(y, cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1])
@@ -41,7 +41,7 @@ def test_the_probe_finds_a_planted_shortcut():
     y = rng.random(400) < 0.48
     x = rng.normal(size=(400, 40))
     assert cross_validated_auc(x, y) < 0.6
-    x[:, 7] += 0.8 * y
+    x[:, 7] += 1.2 * y
     assert cross_validated_auc(x, y) > 0.65
 
 
