@@ -4,9 +4,15 @@ import dataclasses
 
 import numpy as np
 
+from cspine_jax.phantom.field import Field, Grid
+from cspine_jax.phantom.fractures import Sclerosis, Squash, fracture_marks
+from cspine_jax.phantom.noise import Texture
+from cspine_jax.phantom.paint import Canvas, Marrow, paint_bone, paint_soft
 from cspine_jax.phantom.plan import StudyPlan
-
-AIR_HU, FAT_HU, MUSCLE_HU = -1000.0, -100.0, 50.0
+from cspine_jax.phantom.spine import LEVELS, posture
+from cspine_jax.phantom.shapes import Part, rounded_rectangle
+from cspine_jax.phantom.tissue import soft_tissue
+from cspine_jax.phantom.vertebra import Person, ribs, vertebra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,28 +51,53 @@ def render(plan: StudyPlan) -> Scene:
     Returns:
         The `Scene` on the plan's acquisition grid.
     """
-    a, q = plan.anatomy, plan.acquisition
-    z = (q.top_mm - q.spacing_mm * np.arange(q.slices, dtype=np.float32))[:, None, None]
-    offset = (np.arange(q.size, dtype=np.float32) - (q.size - 1) / 2) * q.pixel_mm
-    x, y = (offset + q.centre_mm[0])[None, None, :], (offset + q.centre_mm[1])[None, :, None]
-    s = a.scale
-    half_width = (60 + 80 / (1 + np.exp((z / s + 70) / 8))) * s
-    body = (x / half_width) ** 2 + ((y - 5) / (65 * s)) ** 2
-    hu = np.where(body < 1, np.where(body < 0.85, MUSCLE_HU, FAT_HU), AIR_HU).astype(np.float32)
-    hu[(x**2 + (y + 35 * s) ** 2 < (8 * s) ** 2) & (body < 1)] = AIR_HU
-    labels = np.zeros(hu.shape, np.uint8)
-    fractures = np.zeros(hu.shape, np.uint8)
-    for level, zc in enumerate((50, 33, 17, 0, -17, -34, -51, -69, -88, -108)):
-        u, v, w = x / s, y / s, z / s - zc
-        solid = (u / 12) ** 2 + (v / 8) ** 2 + (w / 7) ** 2 < 1
-        ring = (np.hypot(u / 14, (v - 16) / 10) - 1.2) ** 2 * 100 + (w / 1.2) ** 2 < 36
-        spine = (u / 4) ** 2 + ((v - 34) / 9) ** 2 + ((w + 8) / 8) ** 2 < 1
-        bone = (solid | ring | spine) if level else ring
-        hu[bone] = a.trabecular_hu + 200
-        labels[bone] = level + 1
-    for fracture in plan.fractures:
-        zc = (50, 33, 17, 0, -17, -34, -51)[fracture.level]
-        cleft = (labels == fracture.level + 1) & (np.abs(z / s - zc) < 8) & (np.abs(x - y / 2) < fracture.gap_mm + 0.5)
-        hu[cleft] += fracture.conspicuity * (60 - hu[cleft])
-        fractures[cleft] = fracture.level + 1
-    return Scene(hu, labels, fractures, (2 * half_width[:, 0, 0]).astype(np.float32))
+    a = plan.anatomy
+    grid = Grid(plan.acquisition)
+    pose = posture(a)
+    person = Person(a.seed, a.sex)
+    rng = np.random.default_rng([a.seed, 15])
+    marrow = Marrow(a.cortical_hu, a.trabecular_hu, Texture(rng, 1.3, 0.6), Texture(rng, 3.5, 0.8))
+    tissue = soft_tissue(grid, pose, a)
+    hu = tissue.to_slices()
+    canvas = Canvas(grid, hu, np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8))
+    _spine(canvas, plan, pose, person, marrow)
+    return Scene(hu, canvas.labels, canvas.fractures, tissue.lateral_path())
+
+
+def _spine(canvas, plan, pose, person, marrow):
+    above = None
+    for level in range(LEVELS):
+        bone = vertebra(level, person)
+        field = Field.create(canvas.grid, pose.vertebrae[level], bone.low, bone.high)
+        if field is None:
+            above = None
+            continue
+        marks = [mark for f in plan.fractures if f.level == level for mark in fracture_marks(f, person)]
+        for mark in marks:
+            if not isinstance(mark, Sclerosis):
+                mark.displace(field)
+        for part in bone.add:
+            field.add(part)
+        for part in bone.cut:
+            field.cut(part)
+        if above is not None:
+            field.keep_clear(above, 1.4)
+        if level >= 1:
+            paint_soft(
+                canvas,
+                field,
+                disc(person.dims(level), -10.0 if level == 1 else -person.dims(level).height / 2, pose.discs[level]),
+                85,
+            )
+        paint_bone(canvas, field, marrow, level + 1, [m for m in marks if not isinstance(m, Squash)])
+        above = field
+
+
+def disc(d, bottom, height):
+    def distance(x, y, z):
+        return np.maximum(
+            rounded_rectangle(x, y, d.width - 0.5, d.depth - 0.3, 4.5),
+            np.abs(z - bottom + height / 2 - 0.5) - height / 2 - 1.5,
+        )
+
+    return Part(distance, (-d.width - 2, -d.depth - 2, bottom - height - 3), (d.width + 2, d.depth + 2, bottom + 4))
