@@ -80,7 +80,8 @@ def make_study(seed: int, index: int, *, size: int = 256, scale: float = 1.0, di
     plan = sample_study(seed, index, size=size, scale=scale, difficulty=difficulty)
     for attempt in range(1, _ATTEMPTS + 1):
         rendered = scene.render(plan)
-        hidden = hidden_levels(plan, rendered.fractures)
+        fractures = scanner.align(rendered.fractures, plan)
+        hidden = hidden_levels(plan, fractures)
         if not hidden:
             break
         kept = [fracture for fracture in plan.fractures if fracture.level not in hidden]
@@ -90,12 +91,8 @@ def make_study(seed: int, index: int, *, size: int = 256, scale: float = 1.0, di
         plan = dataclasses.replace(plan, fractures=tuple(sorted(kept + redrawn, key=lambda f: f.level)))
     else:
         rendered = scene.render(plan)
-    return Study(
-        plan,
-        scanner.scan(rendered, plan),
-        scanner.align(rendered.labels, plan),
-        scanner.align(rendered.fractures, plan),
-    )
+        fractures = scanner.align(rendered.fractures, plan)
+    return Study(plan, scanner.scan(rendered, plan), scanner.align(rendered.labels, plan), fractures)
 
 
 def hidden_levels(plan: StudyPlan, fractures: np.ndarray) -> list[int]:

@@ -54,8 +54,7 @@ def scan(scene: Scene, plan: StudyPlan) -> np.ndarray:
     table = _table(rng, grid)
     cupping = (-rng.uniform(0, 25) * (1 - np.clip(grid.radius / 90, 0, 1) ** 2)).astype(np.float32)
     ghost_px = _ghosts_px(rng, q)
-    padding = (None, HU_MIN, PADDING_HU)[rng.choice(3, p=(0.6, 0.2, 0.2))]
-    outside = grid.radius > q.size * q.pixel_mm / 2
+    padding, outside = _padding(q, grid)
     out = np.empty(scene.hu.shape, np.int16)
     for k in range(q.slices):
         hu = np.maximum(scene.hu[k], table)
@@ -77,11 +76,23 @@ def scan(scene: Scene, plan: StudyPlan) -> np.ndarray:
 
 
 def align(labels: np.ndarray, plan: StudyPlan) -> np.ndarray:
-    """Moves label voxels [D, H, W] with the patient, as `scan` moves the image: whole pixels, slice by slice."""
+    """Brings label voxels [D, H, W] to where `scan` shows them.
+
+    They move with the patient, whole pixels slice by slice, and vanish outside a circular field of view.
+    """
+    q = plan.acquisition
     shifts = slice_shifts_px(plan)
-    if not shifts.any():
-        return labels
-    return np.stack([_roll(plane, shift) for plane, shift in zip(labels, shifts, strict=True)])
+    moved = np.stack([_roll(plane, shift) for plane, shift in zip(labels, shifts, strict=True)])
+    padding, outside = _padding(q, _Grid.of(q))
+    if padding is not None:
+        moved[:, outside] = 0
+    return moved
+
+
+def _padding(q: Acquisition, grid: _Grid) -> tuple[int | None, np.ndarray]:
+    """HU outside the circular field of view (None: the whole square is reconstructed), and bool [H, W] outside it."""
+    kind = np.random.default_rng((q.seed, 2)).choice(3, p=(0.6, 0.2, 0.2))
+    return (None, HU_MIN, PADDING_HU)[kind], grid.radius > q.size * q.pixel_mm / 2
 
 
 def kernel(sharpness: float, pixel_mm: float) -> np.ndarray:

@@ -103,7 +103,7 @@ def test_motion_moves_labels_with_the_image():
         told = np.argwhere(moved[k] == 3).mean(axis=0)
         np.testing.assert_allclose(seen, told, atol=0.35)
     assert not slice_shifts_px(plan_with()).any()
-    assert align(square, plan_with()) is square
+    np.testing.assert_array_equal(align(square, plan_with()), square)
 
 
 def test_range_padding_and_determinism():
@@ -115,5 +115,7 @@ def test_range_padding_and_determinism():
         np.testing.assert_array_equal(hu, scan(scene_of(np.where(np.arange(SIZE) < 48, 9000.0, -1000.0)), plan))
         corner = np.unique(hu[:, 0, -1])
         kinds.add(int(corner[0]) if len(corner) == 1 else None)
+        everywhere = align(np.ones(hu.shape, np.uint8), plan)
+        assert (everywhere[:, 0, 0] == (0 if len(corner) == 1 else 1)).all() and everywhere[:, 48, 48].all()
         assert hu[hu != PADDING_HU].min() >= HU_MIN
     assert {None, HU_MIN, PADDING_HU} <= kinds
