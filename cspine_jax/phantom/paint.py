@@ -110,8 +110,8 @@ def _record(fractures: np.ndarray, cover: np.ndarray, level: int) -> None:
         fractures[cover > min(0.25, 0.5 * best)] = level
 
 
-def paint_soft(canvas: Canvas, field: Field, part: Part, hu: float) -> None:
-    """Paints a plain solid of soft tissue given in a bone's local frame (a disc, the brain)."""
+def paint_soft(canvas: Canvas, field: Field, part: Part, hu: float, *, only_air: bool = False) -> None:
+    """Paints a plain solid of soft tissue given in a bone's local frame (a disc, the brain), or only its part in air."""
     box = field.within(part.low, part.high)
     if box is None:
         return
@@ -131,4 +131,6 @@ def paint_soft(canvas: Canvas, field: Field, part: Part, hu: float) -> None:
         offset[1] + box[1].start : offset[1] + box[1].stop,
         offset[2] + box[2].start : offset[2] + box[2].stop,
     ]
+    if only_air:
+        weight = weight * (target < -400)
     target += weight * (np.float32(hu) - target)

@@ -9,10 +9,11 @@ from cspine_jax.phantom.fractures import Sclerosis, Squash, fracture_marks
 from cspine_jax.phantom.noise import Texture
 from cspine_jax.phantom.paint import Canvas, Marrow, paint_bone, paint_soft
 from cspine_jax.phantom.plan import StudyPlan
+from cspine_jax.phantom.skull import paint_landmarks, paint_skull
 from cspine_jax.phantom.spine import LEVELS, posture
 from cspine_jax.phantom.shapes import Part, rounded_rectangle
 from cspine_jax.phantom.tissue import soft_tissue
-from cspine_jax.phantom.vertebra import Person, ribs, vertebra
+from cspine_jax.phantom.vertebra import Bone, Person, ribs, vertebra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,13 @@ def render(plan: StudyPlan) -> Scene:
     tissue = soft_tissue(grid, pose, a)
     hu = tissue.to_slices()
     canvas = Canvas(grid, hu, np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8))
-    _spine(canvas, plan, pose, person, marrow)
+    cranium = paint_skull(canvas, pose, a, marrow)
+    paint_landmarks(canvas, pose, a, marrow, tissue.shift["larynx"], tissue.shift["chest"])
+    _spine(canvas, plan, pose, person, marrow, cranium)
     return Scene(hu, canvas.labels, canvas.fractures, tissue.lateral_path())
 
 
-def _spine(canvas, plan, pose, person, marrow):
-    above = None
+def _spine(canvas, plan, pose, person, marrow, above):
     for level in range(LEVELS):
         bone = vertebra(level, person)
         field = Field.create(canvas.grid, pose.vertebrae[level], bone.low, bone.high)
@@ -89,6 +91,9 @@ def _spine(canvas, plan, pose, person, marrow):
                 disc(person.dims(level), -10.0 if level == 1 else -person.dims(level).height / 2, pose.discs[level]),
                 85,
             )
+        if level >= 7:
+            for side in ribs(level, person):
+                paint_rib(canvas, pose.vertebrae[level], side, marrow)
         paint_bone(canvas, field, marrow, level + 1, [m for m in marks if not isinstance(m, Squash)])
         above = field
 
@@ -101,3 +106,13 @@ def disc(d, bottom, height):
         )
 
     return Part(distance, (-d.width - 2, -d.depth - 2, bottom - height - 3), (d.width + 2, d.depth + 2, bottom + 4))
+
+
+def paint_rib(canvas, frame, parts, marrow):
+    bone = Bone(tuple(parts), ())
+    field = Field.create(canvas.grid, frame, bone.low, bone.high)
+    if field is None:
+        return
+    for part in parts:
+        field.add(part)
+    paint_bone(canvas, field, marrow)

@@ -484,7 +484,7 @@ class Tissue:
         self._rng = rng
         self._noise = Texture(rng, 2.0, 1.0)
         self._width = np.float32(max(grid.pixel, 0.9))
-        self._shift = {
+        self.shift = {
             "spine": 0.0,
             "larynx": float(np.clip(rng.normal(0, 5.0), -10, 9)),
             "chest": float(np.clip(rng.normal(0, 7.0), -14, 14)),
@@ -501,7 +501,7 @@ class Tissue:
     def _outline(self) -> np.ndarray:
         c, g, a = self._course, self._grid, self._anatomy
         everything = slice(None)
-        height = c.height - np.where(c.height < -30, self._shift["chest"], 0) * np.clip((-30 - c.height) / 20, 0, 1)
+        height = c.height - np.where(c.height < -30, self.shift["chest"], 0) * np.clip((-30 - c.height) / 20, 0, 1)
         half, front, back = (np.interp(height, _OUTLINE[:, 0], _OUTLINE[:, i]) for i in (1, 2, 3))
         fat = 2.5 + 9.0 * a.habitus + 0.5 * self._rng.normal()
         plump = 1 + 0.10 * (a.habitus - 0.4)
@@ -545,7 +545,7 @@ class Tissue:
         c, g = self._course, self._grid
         knots = np.array(sorted(tube.knots))
         jitter = self._rng.normal(0, 1, 4)
-        heights = knots[:, 0] + self._shift[tube.group]
+        heights = knots[:, 0] + self.shift[tube.group]
         rows = np.flatnonzero((c.height >= heights[0]) & (c.height <= heights[-1]))
         if not rows.size:
             return
