@@ -105,7 +105,9 @@ def evaluate(
     outdir.mkdir(parents=True, exist_ok=True)
     write_predictions(outdir / "predictions.csv", test, aggregated)
     write_slices(outdir / "slices.csv", test, aggregated)
-    examples = pick_examples(test, aggregated, chosen["slice"]["value"], config.examples_shown)
+    examples = pick_examples(
+        test, aggregated, chosen["slice"]["value"], config.examples_shown, chosen["presence"]["value"]
+    )
     write_report(
         outdir / "report.html",
         metrics,

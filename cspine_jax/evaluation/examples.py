@@ -26,27 +26,29 @@ class Example:
 
 
 def pick_examples(
-    split: SplitPredictions, aggregated: Aggregated, threshold: float, count: int
+    split: SplitPredictions, aggregated: Aggregated, threshold: float, count: int, presence_threshold: float = 0.5
 ) -> tuple[list[Example], list[Example]]:
     """The most confident right and wrong slices.
 
     Confidence is the distance of the log odds from the threshold's. Half of each list are slices called fractured, half
     slices called clear, as far as there are any. Every study's best slice comes before any study's second, so that one
-    odd study does not fill the page. A clear slice without a vertebra (truth, else v >= 0.5) is too easy to show.
+    odd study does not fill the page. A clear slice without a vertebra (truth, else named) is too easy to show.
 
     Args:
         split: predictions and truth; slices of unknown truth are left out.
         aggregated: its aggregation.
         threshold: of the slice probability.
         count: how many of each.
+        presence_threshold: a vertebra is named where v is at least this.
 
     Returns:
         `(right, wrong)`, most confident first.
     """
     truth, p = split.slice_fracture, np.nan_to_num(aggregated.slices, nan=0.0)
-    named = split.vertebra >= 0.5
+    named = split.vertebra >= presence_threshold
     present = np.where(split.presence_known[:, None], split.presence, named)
     margin = np.abs(_log_odds(p) - _log_odds(np.asarray(threshold)))
+    margin[np.isnan(aggregated.slices)] = 0.0  # no vertebra named, so no answer: nothing to be sure of
     yes = p >= threshold
     usable = split.slice_known & (present.any(axis=1) | (truth != yes))
     kinds = {"TP": yes & truth, "TN": ~yes & ~truth, "FP": yes & ~truth, "FN": ~yes & truth}

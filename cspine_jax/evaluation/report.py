@@ -99,27 +99,58 @@ def _cards(metrics: Mapping[str, Any]) -> str:
             value, interval = tables.value_text(metrics[level][figure])
             theirs = tables.DOCUMENT_B[level][figure]
             cards.append(
-                f'<div class="card"><span class="soft">{name} ({escape(metrics["data"])})</span><b>{value}</b>'
-                f'<span class="soft">{interval}<br>document B on RSNA: {theirs:.3f}</span></div>'
+                f'<div class="card"><span class="soft">{name}</span><b>{value}</b>'
+                f'<span class="soft">{escape(metrics["data"])} {interval}<br>'
+                f"document B on RSNA: {theirs:.3f}</span></div>"
             )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
 def _results(metrics: Mapping[str, Any]) -> str:
+    names = ("accuracy", "auc", "sensitivity", "specificity", "f1", "brier", "ece")
+    titles = ("accuracy", "AUC", "recall (sensitivity)", "specificity", "F1", "Brier", "ECE")
     rows = []
-    for heading, remark, figures in tables.sections(metrics):
+    for level, heading, remark in tables.headings(metrics):
+        cells = []
+        for name in names:
+            name = "mean_auc" if level == "presence" and name == "auc" else name
+            theirs = tables.document_b(level).get(name)
+            beside = f"<br><i>{theirs:.3f}</i>" if theirs is not None else ""
+            cells.append(f"<td>{_estimate(metrics[level][name])}{beside}</td>")
         rows.append(
-            f'<tr class="head"><td colspan="4">{escape(heading)} <span class="soft">{escape(remark)}</span></td></tr>'
+            f'<tr><td><b>{escape(heading)}</b><br><span class="soft">{escape(remark)}</span></td>{"".join(cells)}</tr>'
         )
-        rows += [
-            f'<tr><td>{escape(name)}</td><td class="v">{value}</td><td>{interval}</td><td>{theirs}</td></tr>'
-            for name, value, interval, theirs in figures
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    losses = "".join(
+        f"<tr><td><b>{name}</b></td>"
+        + "".join(f"<td>{_estimate(metrics['rsna_log_loss'][key][kind])}</td>" for kind in "ABC")
+        + "</tr>"
+        for key, name in (("p", "clinical p"), ("score_optimal", "score-optimal p' = 2p/(1+p)"))
+    )
+    remarks = " ".join(
+        [
+            f"Ours on {metrics['data']}, 95% interval below it; <i>in italics document B's figure, theirs on RSNA</i>.",
+            "Presence AUC is the mean of C1-C7.",
+            *map(escape, tables.remarks(metrics)),
         ]
-    remarks = "".join(f'<p class="soft">{escape(line)}</p>' for line in tables.remarks(metrics))
+    )
     return (
-        '<div class="scroll"><table><thead><tr><th>quantity</th>'
-        f"<th>ours ({escape(metrics['data'])})</th><th>95% interval</th>"
-        f"<th>document B<br>(RSNA, theirs)</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{remarks}"
+        f'<div class="scroll"><table class="wide"><thead><tr><th>ours ({escape(metrics["data"])})</th>{head}</tr>'
+        f'</thead><tbody>{"".join(rows)}</tbody></table></div><p class="soft">{remarks}</p>'
+        "<h3 style='margin-top:1rem'>RSNA weighted log loss (lower is better)</h3>"
+        f'<div class="scroll"><table class="wide small"><thead><tr><th>of</th><th>A, a study</th><th>B, over all</th>'
+        f"<th>C, a column</th></tr></thead><tbody>{losses}</tbody></table></div>"
+        "<p class='soft'>Positives weigh twice, so 2p/(1+p) is what the metric rewards if p is calibrated; "
+        "it is not a probability of fracture. A is the grader's normalisation.</p>"
+    )
+
+
+def _estimate(entry: Mapping[str, float | None]) -> str:
+    value, interval = tables.value_text(entry)
+    return (
+        f'<span class="v">{value}</span><br><small>{interval}</small>'
+        if interval
+        else f'<span class="v">{value}</span>'
     )
 
 
@@ -238,9 +269,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> str:
                 chart.dots(steps, values, [2.5] * len(steps), f"s{i}", tips)
         keys = [(f"s{i}", f"{name}, last {series[name][1][-1]:.4g}") for i, name in enumerate(names)]
         figures.append(_figure(title.capitalize(), chart, keys))
-    return (
-        f'<div class="grid">{"".join(figures)}</div>' if figures else "<p class='soft'>No training log was given.</p>"
-    )
+    return f'<div class="grid four">{"".join(figures)}</div>' if figures else "<p class='soft'>No training log.</p>"
 
 
 def _pictures(
@@ -265,12 +294,12 @@ _KINDS = {"TP": "fracture found", "TN": "rightly clear", "FP": "false alarm", "F
 
 
 def _picture(example: Example, hu: np.ndarray, window: tuple[float, float]) -> str:
-    truth = "fracture" if example.kind in ("TP", "FN") else "no fracture"
+    truth = "fracture" if example.kind in ("TP", "FN") else "clear"
     side = "right" if example.right else "wrong"
     return (
         f'<figure class="{side}" title="{escape(example.uid)}">'
         f'<img alt="{_KINDS[example.kind]}" src="{window_png(hu, window)}">'
-        f"<figcaption><b>{_KINDS[example.kind]}</b>, p = {example.probability:.3f}<br>truth: {truth}<br>"
+        f"<figcaption><b>{_KINDS[example.kind]}</b><br>p = {example.probability:.3f}, truth: {truth}<br>"
         f"on the slice: {example.truth_levels}<br>named: {example.named_levels}<br>"
         f"study {escape(short(example.uid))}, slice {example.index}</figcaption></figure>"
     )
@@ -302,7 +331,8 @@ def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         f"<tbody>{chosen}</tbody></table>"
     )
     return (
-        f'<div class="grid"><div><h3>Facts</h3><dl>{left}</dl></div><div class="scroll"><h3>Counts</h3>{counted}</div>'
+        f'<div class="grid facts"><div><h3>Facts</h3><dl>{left}</dl></div>'
+        f'<div class="scroll"><h3>Counts</h3>{counted}</div>'
         f'<div class="scroll"><h3>Thresholds</h3>{chosen}</div></div>'
     )
 
@@ -314,4 +344,4 @@ def _limits(metrics: Mapping[str, Any]) -> str:
 
 def short(uid: str) -> str:
     """The tail of a long StudyInstanceUID, enough to tell studies of one report apart."""
-    return uid if len(uid) <= 14 else f"…{uid[-12:]}"
+    return uid if len(uid) <= 14 else f"…{uid[-12:].lstrip('.')}"

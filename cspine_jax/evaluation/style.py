@@ -22,7 +22,9 @@ p{margin:.35rem 0}
 background:var(--warn);color:var(--warnink);margin-right:.4rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:18px;margin:16px 0}
 .grid{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(290px,100%),1fr))}
-.cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(200px,100%),1fr));margin:16px 0}
+.facts{grid-template-columns:repeat(auto-fit,minmax(min(330px,100%),1fr))}
+.four{grid-template-columns:repeat(auto-fit,minmax(min(225px,100%),1fr))}
+.cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(150px,100%),1fr));margin:16px 0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
 .card b{display:block;font-size:1.75rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .scroll{overflow-x:auto}
@@ -30,9 +32,9 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88re
 th,td{padding:.24rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
-tr.head td{font-weight:650;padding-top:.8rem;border-bottom-color:var(--soft)}
-tr.head .soft{font-weight:400;white-space:normal;margin-left:.4rem}
-td.v{font-weight:600}
+.v{font-weight:650}small{color:var(--soft);font-size:.78rem}i{color:var(--accent);font-size:.86rem}
+table.wide td,table.wide th{vertical-align:top}table.wide td:first-child{white-space:normal;min-width:10rem}
+table.small{width:auto}
 table.heat{width:auto}
 table.heat td,table.heat th{text-align:center;border:1px solid var(--line);min-width:2.6rem;padding:.2rem .35rem}
 svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}
@@ -44,10 +46,11 @@ svg .ref{stroke:var(--soft);stroke-dasharray:4 4;stroke-width:1}
 svg .thin{stroke-width:1;opacity:.7}
 .s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}.s5{--c:var(--s5)}
 figure{margin:0}
+.key li{padding-left:1.5em;text-indent:-1.5em}
 .key{list-style:none;margin:.3rem 0 0;padding:0 0 0 40px;font-size:.82rem}
 .key li::before{content:"";display:inline-block;width:1.1em;height:3px;border-radius:2px;background:var(--c);
 margin-right:.45em;vertical-align:middle}
-.pictures{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(156px,45%),1fr))}
+.pictures{margin-bottom:1rem;display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(156px,45%),1fr))}
 .pictures img{width:100%;display:block;border-radius:6px;background:#000;border:3px solid var(--bad)}
 .pictures .right img{border-color:var(--good)}
 .pictures figcaption{font-size:.79rem;line-height:1.4;overflow-wrap:anywhere;padding-top:.3rem}

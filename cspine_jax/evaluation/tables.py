@@ -18,14 +18,12 @@ _NAMES = {
     "sensitivity": "recall (sensitivity)",
     "specificity": "specificity",
     "f1": "F1",
-    "brier": "Brier",
-    "ece": "ECE",
 }
-_REST = ("specificity", "f1", "brier", "ece")
+_REST = ("specificity", "f1")
 _LEVELS = {
     "presence": ("Vertebra presence, a slice", ("accuracy", "mean_auc", "sensitivity", *_REST)),
     "slice": ("Slice shows a fracture", ("accuracy", "auc", "sensitivity", *_REST)),
-    "slice_level": ("Slice of a fractured vertebra", ("accuracy", "auc", "sensitivity", *_REST)),
+    "slice_level": ("Slice of a fractured vertebra (B's truth)", ("accuracy", "auc", "sensitivity", *_REST)),
     "vertebra": ("Vertebra fractured", ("sensitivity", "auc", "accuracy", *_REST)),
     "patient": ("Patient fractured", ("sensitivity", "auc", "accuracy", *_REST)),
 }
@@ -33,32 +31,41 @@ _LEVELS = {
 Row = tuple[str, str, str, str]
 
 
-def sections(metrics: Mapping[str, Any], *, full: bool = True) -> list[tuple[str, str, list[Row]]]:
-    """The table's content: `[(heading, remark, [(quantity, value, interval, document B), ...]), ...]`.
+def document_b(level: str) -> dict[str, float]:
+    """Document B's figures of a level; both slice truths stand beside its one slice figure."""
+    return DOCUMENT_B["slice" if level == "slice_level" else level]
+
+
+def headings(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """`(level, heading, remark)` of the levels this evaluation has.
 
     Args:
-        metrics: what `evaluate` returns.
-        full: False leaves out the calibration rows.
+        metrics: what `evaluate` returns. With the "level" target both slice truths are one, and shown once.
     """
-    result = []
-    boxes = metrics["fracture_target"] == "box"
-    for level, (heading, names) in _LEVELS.items():
-        figures = metrics.get(level)
-        if figures is None or (level == "slice_level" and not boxes):
+    boxes, result = metrics["fracture_target"] == "box", []
+    for level, (heading, _) in _LEVELS.items():
+        if level not in metrics or (level == "slice_level" and not boxes):
             continue
-        names = names if full else tuple(name for name in names if name not in ("brier", "ece"))
-        theirs = DOCUMENT_B["slice" if level == "slice_level" else level]
-        rows = [
-            (_NAMES[name], *value_text(figures[name]), f"{theirs[name]:.3f}" if name in theirs else "")
-            for name in names
-        ]
+        figures = metrics[level]
         remark = f"{figures['positives']} of {figures['questions']} positive"
         if figures["unknown"]:
             remark += f", {figures['unknown']} unknown left out"
-        if level == "slice" and boxes:
-            heading += " (box)"
-        if level == "slice_level":
-            heading += " (B's truth)"
+        result.append((level, heading + (" (box)" if level == "slice" and boxes else ""), remark))
+    return result
+
+
+def sections(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[Row]]]:
+    """The printed table's content: `[(heading, remark, [(quantity, value, interval, document B), ...]), ...]`.
+
+    Args:
+        metrics: what `evaluate` returns.
+    """
+    result = []
+    for level, heading, remark in headings(metrics):
+        theirs, rows = document_b(level), []
+        for name in _LEVELS[level][1]:
+            b = f"{theirs[name]:.3f}" if name in theirs else ""
+            rows.append((_NAMES[name], *value_text(metrics[level][name]), b))
         result.append((heading, remark, rows))
     losses = metrics["rsna_log_loss"]
     rows = [
@@ -79,7 +86,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     ours = f"ours ({metrics['data']}) [95% CI]"
     theirs = "document B (RSNA, theirs)"
     lines = []
-    for heading, remark, rows in sections(metrics, full=False):
+    for heading, remark, rows in sections(metrics):
         lines.append((heading, remark, None))
         lines += [(f"  {name}", f"{value} {interval}".rstrip(), b) for name, value, interval, b in rows]
     left = max(len(line[0]) for line in lines)
