@@ -1,0 +1,134 @@
+"""Losses by hand, stability, masks, and that shards add up to the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cspine_jax import losses, metrics
+from cspine_jax.config import LossConfig
+
+LOG2 = np.log(2.0)
+
+
+def make_batch(size=6, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def binary(*shape):
+        return rng.integers(0, 2, shape).astype(np.float32)
+
+    return {
+        "presence": binary(size, 7),
+        "presence_known": binary(size),
+        "fracture": binary(size, 7),
+        "fracture_known": binary(size, 7),
+        "slice_fracture": binary(size),
+        "slice_known": binary(size),
+        "valid": np.arange(size) < size - 1,
+    }
+
+
+def make_outputs(size=6, seed=1, type_=3):
+    rng = np.random.default_rng(seed)
+    outputs = {"fracture": rng.normal(size=(size, 1 if type_ == 1 else 7)).astype(np.float32)}
+    if type_ == 3:
+        outputs["vertebra"] = rng.normal(size=(size, 7)).astype(np.float32)
+    return outputs
+
+
+def test_weighted_bce_by_hand():
+    logits = jnp.log(jnp.array([3.0, 1.0, 1.0 / 3.0]))  # p = 3/4, 1/2, 1/4
+    loss, weight = losses.weighted_bce(
+        logits, jnp.array([0.0, 1.0, 1.0]), jnp.array([1.0, 1.0, 0.0]), positive_weight=2.0
+    )
+    assert float(loss) == pytest.approx(2 * LOG2 + 2 * LOG2)  # negative at 3/4: 2 log 2; positive at 1/2: 2 x log 2
+    assert float(weight) == 3.0
+
+
+def test_weighted_bce_smooths_labels():
+    loss, weight = losses.weighted_bce(
+        jnp.log(jnp.array([3.0])), jnp.array([1.0]), jnp.ones(1), positive_weight=2.0, label_smoothing=0.2
+    )
+    assert float(loss) == pytest.approx(2 * 0.9 * -np.log(0.75) + 0.1 * -np.log(0.25))
+    assert float(weight) == pytest.approx(2 * 0.9 + 0.1)
+
+
+def test_weighted_bce_is_stable_and_ignores_what_is_masked():
+    logits = jnp.array([1e4, -1e4, jnp.nan, 3.0])
+    targets = jnp.array([1.0, 1.0, jnp.nan, jnp.nan])
+    mask = jnp.array([1.0, 1.0, 0.0, 0.0])
+    loss, weight = losses.weighted_bce(logits, targets, mask)
+    grad = jax.grad(lambda z: losses.weighted_bce(z, targets, mask)[0])(logits)
+    assert (float(loss), float(weight)) == (1e4, 2.0)
+    np.testing.assert_array_equal(grad, [0, -1, 0, 0])
+
+
+def test_rsna_loss_is_normalisation_b():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 8)), rng.integers(0, 2, (5, 8)).astype(float)
+    loss, weight = losses.rsna_loss(jnp.asarray(logits), jnp.asarray(labels), jnp.ones((5, 8)))
+    expected = metrics.rsna_log_loss(labels, 1 / (1 + np.exp(-logits)), "B")
+    assert float(loss / weight) == pytest.approx(expected, rel=1e-5)
+
+
+def by_hand(logits, targets, mask, positive_weight):
+    p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    w = mask * np.where(targets == 1, positive_weight, 1.0)
+    return (w * -np.where(targets == 1, np.log(p), np.log(1 - p))).sum() / w.sum()
+
+
+def test_slice_loss_of_type_3_is_alpha_frac_plus_vert():
+    batch, outputs = make_batch(), make_outputs()
+    config = LossConfig(alpha=2.0, positive_weight=3.0)
+    loss, weight, parts = losses.slice_loss(outputs, batch, config)
+    valid = batch["valid"][:, None]
+    known = batch["presence_known"][:, None]
+    visible = np.where(known == 1, batch["presence"], 1.0)
+    fracture = by_hand(outputs["fracture"], batch["fracture"], batch["fracture_known"] * visible * valid, 3.0)
+    vertebra = by_hand(outputs["vertebra"], batch["presence"], known * valid, 3.0)
+    assert float(weight) == 5.0
+    assert float(loss / weight) == pytest.approx(2 * fracture + vertebra, rel=1e-5)
+    assert float(losses.value(parts["fracture"])) == pytest.approx(fracture, rel=1e-5)
+    assert float(losses.value(parts["vertebra"])) == pytest.approx(vertebra, rel=1e-5)
+
+
+def test_slice_loss_of_type_1_is_of_the_slice():
+    batch, outputs = make_batch(), make_outputs(type_=1)
+    loss, weight, parts = losses.slice_loss(outputs, batch, LossConfig(alpha=1.0, positive_weight=2.0))
+    expected = by_hand(outputs["fracture"][:, 0], batch["slice_fracture"], batch["slice_known"] * batch["valid"], 2.0)
+    assert float(loss / weight) == pytest.approx(expected, rel=1e-5)
+    assert set(parts) == {"fracture"}
+
+
+def test_slice_loss_of_type_2_has_no_vertebra_part():
+    _, _, parts = losses.slice_loss(make_outputs(type_=2), make_batch(), LossConfig())
+    assert set(parts) == {"fracture"}
+
+
+def test_parts_of_shards_add_up_to_the_whole():
+    batch, outputs, config = make_batch(8), make_outputs(8), LossConfig()
+    whole = losses.slice_loss(outputs, batch, config)
+    shards = [
+        losses.slice_loss(*({k: v[half] for k, v in tree.items()} for tree in (outputs, batch)), config)[2]
+        for half in (slice(0, 3), slice(3, 8))
+    ]
+    added = jax.tree.map(lambda a, b: a + b, *shards)
+    assert float(losses.total(added, config)) == pytest.approx(float(whole[0] / whole[1]), rel=1e-6)
+
+
+def test_what_a_slice_does_not_show_is_not_trained():
+    batch = make_batch()
+    batch |= {"presence_known": np.ones(6, np.float32), "fracture_known": np.ones((6, 7), np.float32)}
+    grad = jax.grad(
+        lambda f: losses.slice_loss({"fracture": f}, batch, LossConfig())[0]  # Type 2
+    )(jnp.asarray(make_outputs()["fracture"]))
+    trained = np.asarray(grad) != 0
+    np.testing.assert_array_equal(trained, (batch["presence"] == 1) & batch["valid"][:, None])
+
+
+def test_a_batch_without_supervision_has_loss_zero_and_no_gradient():
+    batch = make_batch() | {"fracture_known": np.zeros((6, 7), np.float32), "presence_known": np.zeros(6, np.float32)}
+    outputs = jax.tree.map(jnp.asarray, make_outputs())
+    value, grad = jax.value_and_grad(lambda o: losses.slice_loss(o, batch, LossConfig())[0])(outputs)
+    assert float(value) == 0.0
+    assert all(float(jnp.abs(g).max()) == 0.0 for g in jax.tree.leaves(grad))
