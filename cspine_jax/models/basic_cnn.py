@@ -1,13 +1,15 @@
-"""A small residual CNN that two CPU cores can train: dense 3x3 convolutions only, pooled by mean and maximum.
+"""A small residual CNN that two CPU cores can train: dense convolutions only, pooled by mean and maximum.
 
-The image is folded 2x2 into channels first (no pixel is lost, unlike in a strided stem: a fracture gap is a pixel
-wide), and most of the work is done at a quarter and an eighth of the resolution.
+Squares of `fold` x `fold` pixels are first folded into channels and mixed by one matrix product, which keeps what a
+strided stem would skip (a fracture gap is a pixel wide) and costs next to nothing; the 3x3 convolutions then work where
+a CPU is fast: on small maps with many channels.
 """
 
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from cspine_jax.models.backbone import Backbone
@@ -16,11 +18,17 @@ from cspine_jax.models.layers import BatchNorm, Conv
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Width of the stem and, per stage, width and residual blocks; each stage halves the resolution."""
+    """Stages: the first works on folded pixels, each later one halves the resolution; then residual blocks.
 
-    stem: int = 24
-    widths: tuple[int, ...] = (32, 64, 128)
-    blocks: tuple[int, ...] = (1, 1, 1)
+    Attributes:
+        fold: pixels of one side of a square that becomes channels.
+        widths: channels a stage.
+        blocks: residual blocks a stage.
+    """
+
+    fold: int = 4
+    widths: tuple[int, ...] = (48, 64, 128)
+    blocks: tuple[int, ...] = (0, 1, 1)
     pooling: str = "avgmax"
     dropout: float = 0.0
 
@@ -29,10 +37,12 @@ VARIANTS: dict[str, Config] = {"basic_cnn": Config()}
 
 
 class Unit(nnx.Module):
-    """3x3 convolution, batch normalisation."""
+    """Convolution, batch normalisation."""
 
-    def __init__(self, in_features: int, out_features: int, *, stride: int = 1, dtype: Any, rngs: nnx.Rngs):
-        self.conv = Conv(in_features, out_features, 3, stride=stride, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, in_features: int, out_features: int, kernel: int = 3, *, stride: int = 1, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.conv = Conv(in_features, out_features, kernel, stride=stride, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(out_features, dtype=dtype)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -53,28 +63,32 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """A strided unit that halves the resolution, then residual blocks."""
+    """A unit that changes width and resolution, then residual blocks."""
 
-    def __init__(self, in_features: int, out_features: int, blocks: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.down = Unit(in_features, out_features, stride=2, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, in_features: int, out_features: int, kernel: int, stride: int, blocks: int, *, dtype: Any, rngs: nnx.Rngs
+    ):
+        self.down = Unit(in_features, out_features, kernel, stride=stride, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(out_features, dtype=dtype, rngs=rngs) for _ in range(blocks)])
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[B, H, W, in]` -> `[B, H / 2, W / 2, out]`."""
+        """`[B, H, W, in]` -> `[B, H / stride, W / stride, out]`."""
         x = jax.nn.relu(self.down(x, train))
         for block in self.blocks:
             x = block(x, train)
         return x
 
 
-def fold_pixels(x: jax.Array) -> jax.Array:
-    """`[B, H, W, C]` -> `[B, H / 2, W / 2, 4 C]`: each 2x2 square becomes channels. H and W must be even."""
+def fold_pixels(x: jax.Array, fold: int) -> jax.Array:
+    """`[B, H, W, C]` -> `[B, H / fold, W / fold, fold^2 C]`; what does not fill a square is padded with zeros."""
     b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+    x = jnp.pad(x, ((0, 0), (0, -h % fold), (0, -w % fold), (0, 0)))
+    h, w = x.shape[1] // fold, x.shape[2] // fold
+    return x.reshape(b, h, fold, w, fold, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, fold * fold * c)
 
 
 class BasicCNN(Backbone):
-    """See the module's docstring; the pyramid spans 2, 4, 8, 16 pixels a cell."""
+    """See the module's docstring; the pyramid spans fold, 2 fold, 4 fold pixels a cell."""
 
     def __init__(
         self,
@@ -88,14 +102,16 @@ class BasicCNN(Backbone):
         dtype: Any,
         rngs: nnx.Rngs,
     ):
-        self.stem = Unit(4 * in_channels, config.stem, dtype=dtype, rngs=rngs)
-        ins = (config.stem, *config.widths)
-        self.stages = nnx.List(
-            [Stage(i, o, n, dtype=dtype, rngs=rngs) for i, o, n in zip(ins, config.widths, config.blocks, strict=False)]
-        )
+        self.fold = config.fold
+        stages, width = [], in_channels * config.fold**2
+        for k, (features, blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
+            kernel, stride = (1, 1) if k == 0 else (3, 2)
+            stages.append(Stage(width, features, kernel, stride, blocks, dtype=dtype, rngs=rngs))
+            width = features
+        self.stages = nnx.List(stages)
         self._finish(
-            ins,
-            tuple(2 ** (k + 1) for k in range(len(ins))),
+            config.widths,
+            tuple(config.fold * 2**k for k in range(len(stages))),
             num_outputs=num_outputs,
             features_only=features_only,
             pooling=pooling,
@@ -104,11 +120,13 @@ class BasicCNN(Backbone):
         )
 
     def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:
-        """Maps at 1/2, 1/4, ... of `[B, H, W, in]`; H and W even."""
+        """Maps at 1/4, 1/8, 1/16 (by default) of `[B, H, W, in]`."""
         del key
-        levels = [jax.nn.relu(self.stem(fold_pixels(x), train))]
+        x = fold_pixels(x, self.fold)
+        levels = []
         for stage in self.stages:
-            levels.append(stage(levels[-1], train))
+            x = stage(x, train)
+            levels.append(x)
         return levels
 
 
