@@ -133,6 +133,8 @@ def main() -> None:
             _allow_seconds(int(sys.argv[2]))
             pixels, dtype, bits = DECODERS[request["codec"]](data, request)
             expected = request["rows"] * request["columns"] * int(dtype[1:])
+            if len(pixels) == expected + expected % 2:  # a pad byte
+                pixels = pixels[:expected]
             if len(pixels) != expected:
                 raise ValueError(f"{len(pixels)} bytes decoded, {expected} expected")
             answer = {"bytes": len(pixels), "dtype": dtype, "bits": bits}

@@ -19,6 +19,9 @@ SAME_PLACE_MM = 0.005
 UNEVEN = 0.1
 """A slice further than this share of the spacing from its place on a regular grid makes the stack uneven."""
 
+ROUNDING_MM = 0.06
+"""Positions are written with one decimal at times: a slice this close to its place is in it."""
+
 DRIFT_PX = 0.5
 """Slices that move sideways further than this across the stack are tilted."""
 
@@ -58,8 +61,9 @@ class Stack:
     @property
     def even(self) -> bool:
         """Whether every slice lies on a regular grid, rounding of the positions apart."""
-        grid = np.arange(len(self.depths)) * self.spacing_mm
-        return bool(np.abs(self.depths - grid).max() <= UNEVEN * self.spacing_mm)
+        index = np.arange(len(self.depths))
+        slope, start = np.polyfit(index, self.depths, 1)
+        return bool(np.abs(self.depths - start - slope * index).max() <= max(UNEVEN * self.spacing_mm, ROUNDING_MM))
 
     @property
     def tilted(self) -> bool:

@@ -182,8 +182,6 @@ def _parse(entry: Entry, file: BinaryIO) -> SliceHeader:
         implicit, little = dataset.original_encoding
         if not syntax:
             syntax = (IMPLICIT if implicit else EXPLICIT) if little else BIG_ENDIAN
-        elif syntax in (IMPLICIT, EXPLICIT) and implicit is not None:  # pydicom found out which it really is
-            syntax = IMPLICIT if implicit else EXPLICIT
     if (0x0004, 0x1220) in dataset:
         raise NotAnImage("DICOMDIR")
     get = _Fields(entry, dataset)
@@ -194,7 +192,9 @@ def _parse(entry: Entry, file: BinaryIO) -> SliceHeader:
     if sop_class.startswith("1.2.840.10008.5.1.4.1.1.7"):
         raise NotAnImage("secondary capture")
     if not modality and not sop_class.startswith("1.2.840.10008.5.1.4.1.1.2"):
-        raise NotAnImage("not a CT image (no Modality)" if dataset else "not DICOM")
+        if sop_class or (entry.suffix != ".dcm" and head[128:132] != b"DICM"):
+            raise NotAnImage("not a CT image")
+        raise StudyError(f"{entry.name}: truncated or damaged: neither SOPClassUID nor Modality; copy the file again")
     if "Rows" not in get and "Columns" not in get and not _at_pixels(file):
         if sop_class.startswith("1.2.840.10008.5.1.4.1.1.2") or (entry.suffix == ".dcm" and not sop_class):
             raise StudyError(f"{entry.name}: truncated: ends before its image; copy the file again")
@@ -396,7 +396,8 @@ def _pixel_value(entry: Entry, file: BinaryIO, syntax: str) -> tuple[int, int | 
     tag = struct.unpack(order + "HH", head[:4])
     if tag != _PIXEL_DATA:
         raise StudyError(f"{entry.name}: no integer Pixel Data after the header; export the study again")
-    if syntax == IMPLICIT:
+    # The element says itself which it is: read as an implicit length, "OW" and "OB" would be odd.
+    if head[4:6] not in (b"OW", b"OB", b"UN"):
         length, offset = struct.unpack(order + "I", head[4:8])[0], at + 8
     else:
         length, offset = struct.unpack(order + "I", head[8:12])[0], at + 12
