@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -188,7 +189,24 @@ def _resume(work: Path, parameters: dict[str, Any]) -> set[str]:
             if numbered.is_file():
                 numbered.replace(studies / f"{uid}.array_record")
         (work / index.INDEX_FILE).unlink()
-    return {path.stem for path in studies.glob("*.array_record")}
+    done = set()
+    for path in studies.glob("*.array_record"):
+        if _is_whole(path):
+            done.add(path.stem)
+        else:  # cannot happen to a killed process, but to a machine that lost power
+            path.unlink()
+    return done
+
+
+def _is_whole(shard: Path) -> bool:
+    try:
+        expected = int(index.load(shard.with_suffix(".npz"))["count"])
+        reader = ArrayRecordReader(str(shard))
+        found = reader.num_records()
+        reader.close()
+    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
+    return found == expected
 
 
 def _run(pending: Sequence[StudyEntry], config: RecordConfig, folder: Path, workers: int) -> Iterator[Note | None]:
@@ -250,12 +268,6 @@ def _finalise(
     studies = _studies(work)
     uids = [entry.uid for entry in tables.studies if (studies / f"{entry.uid}.array_record").is_file()]
     columns = [index.load(studies / f"{uid}.npz") for uid in uids]
-    for uid, study in zip(uids, columns, strict=True):
-        reader = ArrayRecordReader(str(studies / f"{uid}.array_record"))
-        found, expected = reader.num_records(), int(study["count"])
-        reader.close()
-        if found != expected:
-            raise DataError(f"{studies / uid}.array_record: {found} records, not {expected}; delete it and run again")
     table = index.join(columns)
     notes = sorted(
         {*tables.notes, *failed, *(Note(*map(str, note)) for note in table["notes"])},

@@ -127,7 +127,8 @@ def features(config: RecordConfig) -> tfds.features.FeaturesDict:
 @functools.cache
 def _serializer(config: RecordConfig) -> tuple[tfds.features.FeaturesDict, ExampleSerializer]:
     spec = features(config)
-    return spec, ExampleSerializer(spec.get_serialized_info())
+    specs: Any = spec.get_serialized_info()
+    return spec, ExampleSerializer(specs)
 
 
 def serialize(example: dict[str, Any], config: RecordConfig) -> bytes:

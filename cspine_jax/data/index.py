@@ -88,5 +88,5 @@ def save(path: Path, columns: Mapping[str, np.ndarray]) -> None:
 
 def load(path: Path) -> dict[str, np.ndarray]:
     """Reads what `save` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as columns:
+        return {name: columns[name] for name in columns.files}

@@ -7,6 +7,7 @@ one call reads the batch. Slices that stacks share are then read once, and the c
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -103,7 +104,7 @@ def train_batches(
     per_process = _share(config.batch_size, shard_count, "batch_size")
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
-    def endless(part: np.ndarray, stream: int) -> grain.MapDataset:
+    def endless(part: Any, stream: int) -> grain.MapDataset:
         return grain.MapDataset.source(part).shuffle(seed=(start + stream * 2**31) % 2**32).repeat()
 
     if config.positive_fraction > 0:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 from tensorflow_datasets.core import dataset_info, file_adapters, naming, splits
 
 from cspine_jax.data.features import DATASET_NAME, SPLIT, VERSION, RecordConfig, features
@@ -76,7 +77,7 @@ def write_metadata(
     )
     info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
     template = naming.ShardedFileTemplate(
-        data_dir=folder, dataset_name=DATASET_NAME, split=SPLIT, filetype_suffix="array_record"
+        data_dir=epath.Path(folder), dataset_name=DATASET_NAME, split=SPLIT, filetype_suffix="array_record"
     )
     split = splits.SplitInfo(
         name=SPLIT, shard_lengths=list(shard_lengths), num_bytes=num_bytes, filename_template=template

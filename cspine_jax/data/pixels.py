@@ -112,4 +112,4 @@ class PixelReader:
 def _parse() -> Callable:
     from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example.FromString
+    return tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ IMAGES = "train_images"
 LABELS = "train.csv"
 BOXES = "train_bounding_boxes.csv"
 MASKS = "segmentations"
+PHANTOM = "phantom.json"
 UID = "StudyInstanceUID"
 
 
@@ -119,9 +121,12 @@ def read_tables(manual_dir: str | Path, num_folds: int = 5) -> Tables:
 
 def _fingerprint(root: Path, masks: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
-    for name in (LABELS, BOXES, "phantom.json"):
+    for name in (LABELS, BOXES):
         path = root / name
         digest.update(f"{name}:".encode() + (hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"-"))
+    if (root / PHANTOM).is_file():  # phantoms of another size or noise can have the same tables
+        made = json.loads((root / PHANTOM).read_text())
+        digest.update(json.dumps({name: made[name] for name in sorted(made) if name != "version"}).encode())
     digest.update("\n".join(path.name for path in masks.values()).encode())
     return digest.hexdigest()[:16]
 

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from cspine_jax.data.features import SPLIT, VERSION, RecordConfig
+from cspine_jax.data.features import SPLIT, RecordConfig
+from cspine_jax.data.features import VERSION as RECORD_VERSION
 from cspine_jax.data.metadata import dataset_info_kwargs
 from cspine_jax.data.study import keyed_examples
 from cspine_jax.data.tables import read_tables
@@ -31,15 +32,19 @@ class RsnaCspineConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Cervical-spine CT in the RSNA 2022 layout, one record a slice."""
 
-    VERSION = tfds.core.Version(VERSION)
-    RELEASE_NOTES = {VERSION: "First version."}  # noqa: RUF012  (TFDS asks for this name and type)
+    VERSION = tfds.core.Version(RECORD_VERSION)
+    RELEASE_NOTES = {RECORD_VERSION: "First version."}  # noqa: RUF012  (TFDS asks for this name and type)
     MANUAL_DOWNLOAD_INSTRUCTIONS = _MANUAL
     BUILDER_CONFIGS = [RsnaCspineConfig(RecordConfig.from_name(name)) for name in _CONFIGS]  # noqa: RUF012
 
     _beam = False
 
+    @property
+    def _records(self) -> RecordConfig:
+        return getattr(self.builder_config, "records")  # noqa: B009  (TFDS types it as the base class)
+
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, **dataset_info_kwargs(self.builder_config.records))
+        return tfds.core.DatasetInfo(builder=self, **dataset_info_kwargs(self._records))
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         # Only here does TFDS tell whether a Beam runner or its options were given; without either, a plain generator
@@ -55,7 +60,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tables = read_tables(manual_dir)
         for note in tables.notes:
             logging.warning("skipped %s %s: %s", note.what, note.uid, note.reason)
-        studies = [(number, entry, self.builder_config.records) for number, entry in enumerate(tables.studies)]
+        studies = [(number, entry, self._records) for number, entry in enumerate(tables.studies)]
         if self._beam:
             beam = tfds.core.lazy_imports.apache_beam
             return beam.Create(studies) | beam.Reshuffle() | beam.FlatMapTuple(keyed_examples)

@@ -1,0 +1,220 @@
+"""Builds that are stopped, repeated, mixed up or fed broken studies."""
+
+import csv
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rsna_folder import make, write_dicom, write_folder, write_mask, write_tables
+
+from cspine_jax.cli import main
+from cspine_jax.data import build as build_module
+from cspine_jax.data.build import build
+from cspine_jax.data.source import SliceTable
+from cspine_jax.errors import DataError
+
+
+def digests(path):
+    """Hash of every file that holds data; `metadata.json` names the folder and the index is a zip with times."""
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.iterdir())
+        if file.name not in ("metadata.json", "index.npz")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """Digests of an undisturbed build."""
+    return digests(build(folder[0], tmp_path_factory.mktemp("whole"), workers=1).path)
+
+
+def skipped(path):
+    with (path / "skipped.csv").open() as file:
+        return {(row["StudyInstanceUID"], row["what"]): row["reason"] for row in csv.DictReader(file)}
+
+
+def test_building_again_does_nothing(folder, whole, tmp_path):
+    first = build(folder[0], tmp_path, workers=1)
+    assert (first.studies, first.slices, first.new) == (10, 89, 10)
+    times = {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()}
+    again = build(folder[0], tmp_path, workers=1)
+    assert again == build_module.BuildResult(first.path, 10, 89, (), new=0)
+    assert {file.name: file.stat().st_mtime_ns for file in first.path.iterdir()} == times
+
+
+@pytest.mark.parametrize("step", ["serialize", "save", "shard", "write_metadata", "_write_notes", "rmtree", "last"])
+def test_a_build_that_stops_anywhere_is_completed(folder, whole, tmp_path, monkeypatch, step):
+    """The first run breaks off at the named step, the second one without it ends as an undisturbed build."""
+
+    class Stopped(BaseException):
+        pass
+
+    def breaking(function, after, when=lambda *args: True):
+        calls = iter(range(10**6))
+
+        def call(*args, **kwargs):
+            if when(*args) and next(calls) >= after:
+                raise Stopped
+            return function(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if step in ("serialize", "write_metadata", "_write_notes"):
+            after = {"serialize": 40}.get(step, 0)
+            patch.setattr(build_module, step, breaking(getattr(build_module, step), after))
+        elif step == "save":
+            patch.setattr(build_module.index, "save", breaking(build_module.index.save, 4))
+        elif step == "rmtree":
+            patch.setattr(build_module.shutil, "rmtree", breaking(shutil.rmtree, 0))
+        elif step == "last":
+            patch.setattr(
+                build_module.os, "replace", breaking(os.replace, 0, lambda a, b: str(a).endswith(".building"))
+            )
+        else:
+            patch.setattr(build_module, "shard_name", breaking(build_module.shard_name, 5))
+        with pytest.raises(Stopped):
+            build(folder[0], tmp_path, workers=1)
+    final = tmp_path / "rsna_cspine" / "native" / "1.0.0"
+    assert not final.exists()
+    result = build(folder[0], tmp_path, workers=1)
+    assert result.new == {"serialize": 6, "save": 6}.get(step, 0)
+    assert digests(result.path) == whole
+    assert sorted(path.name for path in final.parent.iterdir()) == [".lock", "1.0.0"]
+
+
+def test_kill_9_in_parallel(folder, whole, tmp_path):
+    """Killed twice with its workers at work; nothing is lost but the studies in flight, nothing is there twice."""
+    slow = (
+        "import sys, time\n"
+        "from cspine_jax.data import build, study\n"
+        "load = build.load_study\n"
+        "def slowly(*args):\n"
+        "    time.sleep(0.25)\n"
+        "    return load(*args)\n"
+        "build.load_study = slowly\n"
+        "if __name__ == '__main__':\n"
+        "    build.build(sys.argv[1], sys.argv[2], workers=2)\n"
+    )
+    script = tmp_path / "slow.py"
+    script.write_text(slow)
+    studies = tmp_path / "out" / "rsna_cspine" / "native" / ".1.0.0.building" / "studies"
+    done = 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, script, str(folder[0]), str(tmp_path / "out")], stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while len(list(studies.glob("*.array_record"))) < done + 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            workers = [int(pid) for pid in file.read().split()]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(workers) >= 2
+        while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in workers), "workers outlive their parent"
+        done = len(list(studies.glob("*.array_record")))
+    assert 4 <= done < 10
+    result = build(folder[0], tmp_path / "out", workers=2)
+    assert result.new == 10 - done
+    assert digests(result.path) == whole
+
+
+def test_unreadable_studies_are_listed_and_the_rest_is_built(tmp_path):
+    root = tmp_path / "rsna"
+    made = write_folder(root, studies=6)
+    images = root / "train_images"
+    (images / "1.2.100" / "3.dcm").write_bytes(b"nothing")
+    shutil.rmtree(images / "1.2.101")
+    for file in (images / "1.2.102").iterdir():
+        file.unlink()
+    write_mask(root / "segmentations" / "1.2.103.nii.gz", made["1.2.103"].mask[:, :, :-1])
+    write_dicom(images / "1.2.50", make("1.2.50"))
+    write_mask(root / "segmentations" / "1.2.7.nii.gz", made["1.2.103"].mask)
+
+    result = build(root, tmp_path / "out", workers=1)
+    reasons = skipped(result.path)
+    assert {key: bool(reason) for key, reason in reasons.items()} == dict.fromkeys(
+        [("1.2.100", "study"), ("1.2.101", "study"), ("1.2.102", "study"), ("1.2.103", "mask"), ("1.2.7", "mask")], True
+    )
+    assert "train.csv" in reasons["1.2.101", "study"]
+    assert {(note.uid, note.what) for note in result.skipped} == set(reasons)
+    table = SliceTable.open(result.path)
+    assert table.uids.tolist() == ["1.2.103", "1.2.104", "1.2.105", "1.2.50"]
+    assert table.has_mask.tolist() == [False, False, True, False]
+    assert table.has_labels.tolist() == [True, True, True, False]
+
+    # Repaired studies join with --retry, and only then.
+    shutil.rmtree(images / "1.2.102")
+    write_dicom(images / "1.2.102", made["1.2.102"])
+    assert build(root, tmp_path / "out", workers=1).new == 0
+    again = build(root, tmp_path / "out", workers=1, retry=True)
+    assert (again.new, again.studies) == (1, 5)
+    table = SliceTable.open(again.path)
+    np.testing.assert_array_equal(table.read_study(0), made["1.2.102"].hu)
+    np.testing.assert_array_equal(table.read_study(3), made["1.2.105"].hu)
+    assert set(skipped(again.path)) == set(reasons) - {("1.2.102", "study")}
+
+
+def test_another_folder_or_other_parameters_are_refused(tmp_path):
+    write_folder(tmp_path / "rsna", studies=3)
+    build(tmp_path / "rsna", tmp_path / "out", workers=1)
+    with pytest.raises(DataError, match=r"num_folds=5 and not 3.*--data_dir.*--overwrite"):
+        build(tmp_path / "rsna", tmp_path / "out", workers=1, num_folds=3)
+    write_folder(tmp_path / "other", studies=4)
+    with pytest.raises(DataError, match=r"other tables or masks than those now in .*other.*rsna"):
+        build(tmp_path / "other", tmp_path / "out", workers=1)
+    assert build(tmp_path / "other", tmp_path / "out", workers=1, overwrite=True).studies == 4
+    assert build(tmp_path / "rsna", tmp_path / "out", workers=1, size=16).studies == 3
+
+
+def test_only_one_build_at_a_time(folder, tmp_path):
+    parent = tmp_path / "rsna_cspine" / "native"
+    parent.mkdir(parents=True)
+    with build_module._only_builder(parent), pytest.raises(DataError, match="another process is building"):
+        build(folder[0], tmp_path, workers=1)
+    assert build(folder[0], tmp_path, workers=1).new == 10
+
+
+def test_no_readable_study_is_an_error(tmp_path):
+    made = make("1.2.3")
+    write_dicom(tmp_path / "train_images" / made.uid, made)
+    for file in (tmp_path / "train_images" / made.uid).iterdir():
+        file.write_bytes(b"")
+    write_tables(tmp_path, {made.uid: ()}, [])
+    with pytest.raises(DataError, match="none of 1 studies can be read"):
+        build(tmp_path, tmp_path / "out", workers=1)
+
+
+def test_shards_that_lost_their_end_are_made_again(folder, whole, tmp_path, monkeypatch):
+    """As after a power cut; a shard and the columns of another."""
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "_finalise", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(folder[0], tmp_path, workers=1)
+    studies = tmp_path / "rsna_cspine" / "native" / ".1.0.0.building" / "studies"
+    for name in ("1.2.103.array_record", "1.2.105.npz"):
+        (studies / name).write_bytes((studies / name).read_bytes()[:1000])
+    result = build(folder[0], tmp_path, workers=1)
+    assert result.new == 2
+    assert digests(result.path) == whole
+
+
+def test_command_line(folder, tmp_path, capsys):
+    arguments = ["build", f"--manual_dir={folder[0]}", f"--data_dir={tmp_path}", "--size=16", "--workers=1"]
+    assert main(arguments) == 0
+    assert "size16/1.0.0: 10 studies, 89 slices\n" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main([*arguments, "--config=size32"]) == 2
+    assert main(["build", "--manual_dir=/nowhere", f"--data_dir={tmp_path}"]) == 2
+    assert "/nowhere/train_images: no such folder" in capsys.readouterr().err
