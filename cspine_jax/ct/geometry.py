@@ -117,7 +117,8 @@ def arrange(headers: Sequence[SliceHeader], where: str) -> Stack:
     if directions[0][axis] * (-1 if axis == 2 else 1) < 0:
         directions[0] = -directions[0]
     depths = positions @ directions[0]
-    order = sorted(range(len(headers)), key=lambda i: (round(depths[i], 4), _number(headers[i]), headers[i].name))
+    # Of repeated images the one with a numbered name is kept: bounding boxes refer to it.
+    order = sorted(range(len(headers)), key=lambda i: (round(depths[i], 4), headers[i].number is None, headers[i].name))
     kept: list[int] = []
     duplicates: list[tuple[int, SliceHeader]] = []
     for index in order:
@@ -289,12 +290,6 @@ def _positions(headers: Sequence[SliceHeader], normal: np.ndarray, where: str, n
 
 def _instance(header: SliceHeader) -> int | None:
     return header.number if header.instance is None else header.instance
-
-
-def _number(header: SliceHeader) -> int:
-    """K of k.dcm, else InstanceNumber, else -1."""
-    value = header.number if header.number is not None else header.instance
-    return -1 if value is None else value
 
 
 def slice_numbers(headers: Sequence[SliceHeader]) -> np.ndarray:

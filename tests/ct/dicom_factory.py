@@ -45,7 +45,7 @@ def make_volume(
     z, y, x = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
     hu = -600 + 900 * z + 300 * np.sin(5 * y) + 200 * x + rng.normal(0, 20, shape)
     hu[0:2, 0:4, -5:] = 1200
-    return np.clip(np.rint(hu), low, high).astype(np.int16)
+    return np.clip(np.rint(hu), -1000, 1500).astype(np.int16)
 
 
 def write_series(
