@@ -91,7 +91,8 @@ def vertebra_probabilities(table: SliceTable, source: str) -> np.ndarray:
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(f"{path}: no such file; data.vertebra_probs must be mask, none or the path of a csv table")
-    by = "slice_index" if "slice_index" in path.open().readline() else "slice_number"
+    with path.open() as file:
+        by = "slice_index" if "slice_index" in file.readline() else "slice_number"
     column = table.index if by == "slice_index" else table.slice_number
     record = {
         (uid, int(number)): row
