@@ -1,11 +1,13 @@
 """From shapes to voxels: the sampling grid, local frames, and a bone's distance field inside its own box."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from cspine_jax.phantom.plan import Acquisition
-from cspine_jax.phantom.shapes import Part, smooth_max, smooth_min
+from cspine_jax.phantom.shapes import Bone, Part, smooth_max, smooth_min
 
 FAR = np.float32(6.0)
 """Distance (mm) far from every part: beyond it nothing is blended or painted."""
@@ -85,7 +87,7 @@ class Field:
         px, py, pz = (sx - o[0])[None, None, :], (sy - o[1])[None, :, None], (sz - o[2])[:, None, None]
         self.x, self.y, self.z = (m[i, 0] * px + m[i, 1] * py + m[i, 2] * pz for i in range(3))
         self._shape: tuple[np.ndarray, np.ndarray, np.ndarray] = (self.x, self.y, self.z)
-        self.distance = np.full(self.x.shape, FAR, np.float32)
+        self.distance: np.ndarray = np.full(self.x.shape, FAR, np.float32)
         self.shell = np.full(self.x.shape, np.float32(1.2))
 
     @classmethod
@@ -143,3 +145,25 @@ def relative(box: Box, outer: Box) -> Box | None:
             return None
         out.append(slice(low - b.start, high - b.start))
     return out[0], out[1], out[2]
+
+
+class Displacement(Protocol):
+    """Something that moves bone before its shape is known: a fracture's fragment, a sunken endplate."""
+
+    def displace(self, field: Field) -> None:
+        """Alters the field's shape coordinates in place."""
+        ...
+
+
+def build(grid: Grid, frame: Frame, bone: Bone, displacements: Sequence[Displacement] = ()) -> Field | None:
+    """A bone's finished field, None where it lies outside the image."""
+    field = Field.create(grid, frame, bone.low, bone.high)
+    if field is None:
+        return None
+    for displacement in displacements:
+        displacement.displace(field)
+    for part in bone.add:
+        field.add(part)
+    for part in bone.cut:
+        field.cut(part)
+    return field

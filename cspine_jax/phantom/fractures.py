@@ -156,7 +156,7 @@ class _Surgeon:
     def cleft(
         self, centre, normal, across, reach, *, push=None, fragment=12.0, free=False, narrow=1.0, tilt=0.14, wave=1.0
     ) -> Cleft:
-        """A cleft near `centre`: tilted, bent and uneven; `push` is where displacement goes (default: off the surface)."""
+        """A cleft near `centre`: tilted, bent and uneven; `push` says where it is displaced."""
         f, rng = self.plan, self.rng
         n = _unit(_unit(normal) + tilt * rng.normal(size=3))
         u = np.asarray(across, np.float64)
@@ -168,13 +168,13 @@ class _Surgeon:
             (wave * float(a), float(length), float(phase))
             for a, length, phase in zip(
                 rng.uniform(0.25, 0.8, 3),
-                rng.uniform((7, 5, 2.4), (14, 9, 4.0)),
+                rng.uniform((12, 9, 3.0), (26, 18, 5.0)),
                 rng.uniform(0, 2 * np.pi, 3),
                 strict=True,
             )
         )
-        waves = (*waves[:2], (0.3 * waves[2][0], *waves[2][1:]))
-        bend = tuple(float(b) for b in rng.normal(0, 0.018, 2))
+        waves = (*waves[:2], (0.35 * waves[2][0], *waves[2][1:]))
+        bend = (float(rng.normal(0, 0.018)), float(rng.normal(0, 0.018)))
         gap = f.gap_mm * narrow
         return Cleft(
             np.asarray(centre, np.float64), n, u, reach, gap, f.conspicuity, shift, fragment, free, bend, waves

@@ -36,10 +36,13 @@ class Marrow:
 class Mark(Protocol):
     """Something that changes bone locally after its shape is known: a fracture's cleft or a mimic."""
 
-    fracture: bool
+    @property
+    def fracture(self) -> bool:
+        """Whether what it covers belongs to the ground truth."""
+        ...
 
-    def change(self, points: np.ndarray, width: float, bone: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Alters `bone` (HU times occupancy, [n]) in place at local `points` [3, n]; returns the share [n] it covers."""
+    def change(self, points: np.ndarray, width: float, bone: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
+        """Alters `bone` (HU times occupancy, [n]) in place at local `points` [3, n]; returns its share of each."""
         ...
 
 
@@ -60,7 +63,7 @@ def _gather(index: np.ndarray, values: np.ndarray, shape: tuple[int, int, int], 
         out = np.zeros(shape, np.float32)
         out.ravel()[index] = values
         return out
-    total = np.bincount(index, values, minlength=int(np.prod(shape)))
+    total = np.bincount(index, values, minlength=shape[0] * shape[1] * shape[2])
     return (total * (1 / sub)).astype(np.float32).reshape(shape)
 
 
@@ -79,14 +82,18 @@ def paint_bone(canvas: Canvas, field: Field, marrow: Marrow, label: int = 0, mar
     if not index.size:
         return
     x, y, z, d, shell = (v.ravel()[index] for v in (field.x, field.y, field.z, field.distance, field.shell))
-    d = d + 0.22 * marrow.surface(x, y, z)
+    rough = marrow.surface(x, y, z)
+    d = d + 0.22 * rough
+    shell = shell * (1 - 0.22 * marrow.surface(x + 17.0, y, z))
     weight = np.clip(0.5 - d / width, 0, 1)
     core = np.clip(0.5 - (d + shell) / width, 0, 1)
     depth = np.maximum(-(d + shell), 0)
     # Trabeculae are denser under the shell and uneven throughout.
     grain = marrow.grain(x, y, z)
-    spongy = marrow.trabecular * (1 + 0.26 * grain + 0.45 * np.exp(-depth / 1.3))
-    compact = marrow.cortical * (1 + 0.05 * grain)
+    spongy = marrow.trabecular * (0.45 + 0.3 * grain + 1.0 * np.minimum(shell, 1.5)) + 0.3 * marrow.cortical * np.exp(
+        -depth / 0.9
+    )
+    compact = marrow.cortical * (1 + 0.05 * grain + 0.1 * rough)
     bone = compact * (weight - core) + np.maximum(spongy, -20) * core
 
     target, shape, box = _to_slices(field, index)
@@ -111,7 +118,7 @@ def _record(fractures: np.ndarray, cover: np.ndarray, level: int) -> None:
 
 
 def paint_soft(canvas: Canvas, field: Field, part: Part, hu: float, *, only_air: bool = False) -> None:
-    """Paints a plain solid of soft tissue given in a bone's local frame (a disc, the brain), or only its part in air."""
+    """Paints a plain solid of soft tissue given in a bone's frame (a disc, the brain), or only its part in air."""
     box = field.within(part.low, part.high)
     if box is None:
         return

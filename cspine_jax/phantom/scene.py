@@ -4,16 +4,19 @@ import dataclasses
 
 import numpy as np
 
-from cspine_jax.phantom.field import Field, Grid
+from cspine_jax.phantom.distractors import distractor, wear
+from cspine_jax.phantom.field import Field, Grid, build
 from cspine_jax.phantom.fractures import Sclerosis, Squash, fracture_marks
 from cspine_jax.phantom.noise import Texture
 from cspine_jax.phantom.paint import Canvas, Marrow, paint_bone, paint_soft
 from cspine_jax.phantom.plan import StudyPlan
 from cspine_jax.phantom.skull import paint_landmarks, paint_skull
-from cspine_jax.phantom.spine import LEVELS, posture
-from cspine_jax.phantom.shapes import Part, rounded_rectangle
+from cspine_jax.phantom.spine import LEVELS, Posture, posture
 from cspine_jax.phantom.tissue import soft_tissue
-from cspine_jax.phantom.vertebra import Bone, Person, ribs, vertebra
+from cspine_jax.phantom.vertebra import Bone, Person, disc, landmarks, ribs, vertebra
+
+JOINT_MM = 1.4
+DISC_HU = 85.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,55 +67,63 @@ def render(plan: StudyPlan) -> Scene:
     cranium = paint_skull(canvas, pose, a, marrow)
     paint_landmarks(canvas, pose, a, marrow, tissue.shift["larynx"], tissue.shift["chest"])
     _spine(canvas, plan, pose, person, marrow, cranium)
-    return Scene(hu, canvas.labels, canvas.fractures, tissue.lateral_path())
+    return Scene(hu, canvas.labels, canvas.fractures, tissue.lateral_path(), _metal(plan, pose))
 
 
-def _spine(canvas, plan, pose, person, marrow, above):
+def _spine(canvas: Canvas, plan: StudyPlan, pose: Posture, person: Person, marrow: Marrow, above: Field | None) -> None:
+    """Paints C1 down to the last vertebra in the image; each stays clear of the bone above it, which leaves joints."""
     for level in range(LEVELS):
+        frame = pose.vertebrae[level]
         bone = vertebra(level, person)
-        field = Field.create(canvas.grid, pose.vertebrae[level], bone.low, bone.high)
+        spurs, common = wear(level, plan.anatomy, person)
+        mimics = [distractor(d, person) for d in plan.distractors if d.level == level]
+        loose = [part for _, separate, _ in mimics for part in separate]
+        fused = [*spurs, *(part for parts, _, _ in mimics for part in parts)]
+        broken = [mark for f in plan.fractures if f.level == level for mark in fracture_marks(f, person)]
+        bone = Bone((*bone.add, *fused, *loose), bone.cut)
+        if level >= 7:
+            for side in ribs(level, person):
+                rib = build(canvas.grid, frame, Bone(tuple(side), ()))
+                if rib is not None:
+                    paint_bone(canvas, rib, marrow)
+        field = build(canvas.grid, frame, bone, [mark for mark in broken if not isinstance(mark, Sclerosis)])
         if field is None:
             above = None
             continue
-        marks = [mark for f in plan.fractures if f.level == level for mark in fracture_marks(f, person)]
-        for mark in marks:
-            if not isinstance(mark, Sclerosis):
-                mark.displace(field)
-        for part in bone.add:
-            field.add(part)
-        for part in bone.cut:
-            field.cut(part)
         if above is not None:
-            field.keep_clear(above, 1.4)
+            field.keep_clear(above, JOINT_MM)
         if level >= 1:
             paint_soft(
                 canvas,
                 field,
-                disc(person.dims(level), -10.0 if level == 1 else -person.dims(level).height / 2, pose.discs[level]),
-                85,
+                disc(person.dims(level), landmarks(level, person)["bottom"][2], pose.discs[level]),
+                DISC_HU,
             )
-        if level >= 7:
-            for side in ribs(level, person):
-                paint_rib(canvas, pose.vertebrae[level], side, marrow)
-        paint_bone(canvas, field, marrow, level + 1, [m for m in marks if not isinstance(m, Squash)])
+        marks = [*common, *(mark for _, _, marks in mimics for mark in marks)]
+        marks += [mark for mark in broken if not isinstance(mark, Squash)]
+        paint_bone(canvas, field, marrow, level + 1, marks)
         above = field
 
 
-def disc(d, bottom, height):
-    def distance(x, y, z):
-        return np.maximum(
-            rounded_rectangle(x, y, d.width - 0.5, d.depth - 0.3, 4.5),
-            np.abs(z - bottom + height / 2 - 0.5) - height / 2 - 1.5,
+def _metal(plan: StudyPlan, pose: Posture) -> tuple[Metal, ...]:
+    """Fillings and crowns along the dental arch."""
+    if not plan.anatomy.dental_metal:
+        return ()
+    q, rng = plan.acquisition, np.random.default_rng([plan.anatomy.seed, 17])
+    out = []
+    for _ in range(int(rng.integers(1, 6))):
+        side, along = rng.choice((-1, 1)), rng.uniform(0.35, 1.0)
+        local = (
+            side * 26 * np.sin(along * 1.45) ** 0.8,
+            -89 + 41 * (1 - np.cos(along * 1.5)) ** 0.9,
+            rng.uniform(-16, -7),
         )
-
-    return Part(distance, (-d.width - 2, -d.depth - 2, bottom - height - 3), (d.width + 2, d.depth + 2, bottom + 4))
-
-
-def paint_rib(canvas, frame, parts, marrow):
-    bone = Bone(tuple(parts), ())
-    field = Field.create(canvas.grid, frame, bone.low, bone.high)
-    if field is None:
-        return
-    for part in parts:
-        field.add(part)
-    paint_bone(canvas, field, marrow)
+        x, y, z = pose.skull.to_patient(np.array(local))
+        middle = (q.size - 1) / 2
+        centre = (
+            float(q.top_mm - z) / q.spacing_mm,
+            float(y - q.centre_mm[1]) / q.pixel_mm + middle,
+            float(x - q.centre_mm[0]) / q.pixel_mm + middle,
+        )
+        out.append(Metal(centre, float(rng.uniform(1.5, 4.0))))
+    return tuple(out)

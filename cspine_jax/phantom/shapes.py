@@ -29,6 +29,24 @@ class Part:
     shell: float = 1.2
 
 
+@dataclasses.dataclass(frozen=True)
+class Bone:
+    """Parts to join, then parts to take away (canal, foramina), and the box that holds them."""
+
+    add: tuple[Part, ...]
+    cut: tuple[Part, ...]
+
+    @property
+    def low(self) -> tuple[float, float, float]:
+        """Lower corner of the bounding box, mm."""
+        return tuple(np.min([part.low for part in self.add], axis=0))
+
+    @property
+    def high(self) -> tuple[float, float, float]:
+        """Upper corner of the bounding box, mm."""
+        return tuple(np.max([part.high for part in self.add], axis=0))
+
+
 def smooth_min(a: np.ndarray, b: np.ndarray, radius: float) -> np.ndarray:
     """Minimum of two distances with a fillet (polynomial blend) of the given radius, same shape as the inputs."""
     if radius <= 0:

@@ -7,13 +7,12 @@ import dataclasses
 
 import numpy as np
 
-from cspine_jax.phantom.field import Field, Frame
+from cspine_jax.phantom.field import Field, Frame, build
 from cspine_jax.phantom.noise import Texture
 from cspine_jax.phantom.paint import Canvas, Marrow, paint_bone, paint_soft
 from cspine_jax.phantom.plan import Anatomy
-from cspine_jax.phantom.shapes import Part, ellipsoid, mirrored, rod, smooth_max, smoothstep, tube
+from cspine_jax.phantom.shapes import Bone, Part, ellipsoid, mirrored, rod, smooth_max, smoothstep, tube
 from cspine_jax.phantom.spine import NOMINAL_Z, Posture
-from cspine_jax.phantom.vertebra import Bone
 
 BRAIN, CSF, AIR, SCALP, NUCHAL = 36.0, 12.0, -1000.0, -15.0, 30.0
 
@@ -22,7 +21,7 @@ def _vault(x, y, z):
     """Distance to the inside of the braincase, straight-walled above the posterior fossa; two hollows below."""
     u, v, w = x * np.float32(1 / 57), (y - 34) * np.float32(1 / 53), np.minimum(z - 33, 0) * np.float32(1 / 32.5)
     k = np.sqrt(u * u + v * v + w * w)
-    crest = 5.0 * np.exp(-np.square(x / 5)) * smoothstep(y, 34, 62)
+    crest = 3.2 * np.exp(-np.square(x / 6)) * smoothstep(y, 34, 62)
     return (k - 1) * 42 + crest
 
 
@@ -40,6 +39,12 @@ def _shell(x, y, z):
     vault = _vault(x, y, z)
     thick = 3.2 + 6.5 * smoothstep(y, 58, 84) * np.exp(-np.square((z - 14) / 16)) + 2.2 * smoothstep(z, 6, 26)
     return smooth_max(np.maximum(vault - thick, -vault - 1.0), -8 - y + 0.35 * np.abs(x), 3.0)
+
+
+def _scalp(x, y, z):
+    """Distance to the scalp's outside."""
+    u, v, w = x * np.float32(1 / 70), (y - 34) * np.float32(1 / 65), np.minimum(z - 33, 0) * np.float32(1 / 40)
+    return (np.sqrt(u * u + v * v + w * w) - 1) * 52
 
 
 CAVITY = Part(_cavity, (-60, -30, -12), (60, 90, 110), 0.8, 1.4)
@@ -146,17 +151,6 @@ def clavicles() -> Bone:
     return Bone((*side, *mirrored(side)), ())
 
 
-def _build(canvas: Canvas, frame: Frame, bone: Bone) -> Field | None:
-    field = Field.create(canvas.grid, frame, bone.low, bone.high)
-    if field is None:
-        return None
-    for part in bone.add:
-        field.add(part)
-    for part in bone.cut:
-        field.cut(part)
-    return field
-
-
 def _cells(noise: Texture, side: int) -> Part:
     """Mastoid air cells: bubbles inside a thin wall."""
 
@@ -177,7 +171,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
     room = Field.create(canvas.grid, frame, bone.low, bone.high)
     cranial = None
     if room is not None:
-        scalp = Part(lambda x, y, z: _vault(x, y, z) - 13, (-76, -10, -14), (76, 112, 110))
+        scalp = Part(_scalp, (-76, -10, -14), (76, 112, 110))
         paint_soft(canvas, room, scalp, SCALP, only_air=True)
         paint_soft(canvas, room, Part(lambda x, y, z: _vault(x, y, z) - 3, CAVITY.low, CAVITY.high), NUCHAL)
         paint_soft(canvas, room, CAVITY, BRAIN)
@@ -192,7 +186,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
         for side in (-1, 1):
             paint_soft(canvas, cranial, _cells(marrow.surface, side), -900.0)
             paint_soft(canvas, cranial, rod((side * 44, -5, 19), (side * 84, -5, 19), 2.8), AIR)
-    face = _build(canvas, frame, upper_face())
+    face = build(canvas.grid, frame, upper_face())
     if face is not None:
         paint_soft(canvas, face, ellipsoid((0, -62, 22), (12, 26, 16)), -250.0)
         for side in (-1, 1):
@@ -201,7 +195,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
         for part in upper_face().cut:
             paint_soft(canvas, face, part, AIR)
     jaw = Frame(frame.origin, frame.rotation, frame.scale * float(rng.normal(1, 0.02)))
-    lower = _build(canvas, jaw, mandible())
+    lower = build(canvas.grid, jaw, mandible())
     if lower is not None:
         paint_bone(canvas, lower, dataclasses.replace(dense, cortical=1.3 * marrow.cortical))
     enamel = dataclasses.replace(marrow, cortical=2350.0, trabecular=1500.0)
@@ -210,7 +204,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
         kept = [part for part in teeth if rng.random() > 0.02 + 0.003 * max(anatomy.age - 35, 0)]
         row = [*kept, *(part for part in mirrored(teeth) if rng.random() > 0.02 + 0.003 * max(anatomy.age - 35, 0))]
         if row:
-            field = _build(canvas, frame, Bone(tuple(row), ()))
+            field = build(canvas.grid, frame, Bone(tuple(row), ()))
             if field is not None:
                 paint_bone(canvas, field, enamel)
     return cranial
@@ -232,6 +226,6 @@ def paint_landmarks(
         upright = Frame(
             frame.origin + np.array([0, 0, rise * scale]), np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), scale
         )
-        field = _build(canvas, upright, bone)
+        field = build(canvas.grid, upright, bone)
         if field is not None:
             paint_bone(canvas, field, marrow)

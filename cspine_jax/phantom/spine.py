@@ -31,7 +31,7 @@ class Posture:
     discs: tuple[float, ...]
 
     def heights(self) -> np.ndarray:
-        """z in mm of the skull and the vertebrae, descending, float64 [1 + 15]."""
+        """Heights in mm of the skull and the vertebrae, descending, float64 [1 + 15]."""
         return np.array([self.skull.origin[2], *(frame.origin[2] for frame in self.vertebrae)])
 
 
@@ -61,7 +61,7 @@ def posture(anatomy: Anatomy) -> Posture:
     below = np.concatenate([np.zeros(8), 4.0 * np.arange(1, LEVELS - 6)])
     pitch = slope + below - lordosis + 0.8 * uneven[0]
     pitch[0] = pitch[2] - 6 + rng.normal(0, 2)
-    pitch[1] = pitch[2] - 10 + rng.normal(0, 4)
+    pitch[1] = pitch[2] - 12 + rng.normal(0, 4)
     roll = np.array([*_TILT, *[0.0] * (LEVELS - 7)]) * a.tilt_deg + 0.5 * uneven[1]
     yaw = np.array([*_ROTATION, *[0.0] * (LEVELS - 7)]) * a.rotation_deg + 0.5 * uneven[2]
     turn = [_rotation(*np.deg2rad(angles)) for angles in zip(pitch, roll, yaw, strict=True)]

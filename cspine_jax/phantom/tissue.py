@@ -23,7 +23,9 @@ Knot = tuple[float, float, float, float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Tube:
-    """A tabled structure. `group` says what it moves with: "spine", "larynx" or "chest"."""
+    """A tabled structure. `group` says what it moves with: "spine", "larynx", "chest" or "jaw"; `halo` is the
+    fat plane around it in mm, `uneven` the spread of its HU, `clipped` keeps it inside the subcutaneous fat.
+    """
 
     hu: float
     knots: tuple[Knot, ...]
@@ -31,6 +33,7 @@ class Tube:
     halo: float = 0.0
     group: str = "spine"
     uneven: float = 0.0
+    clipped: bool = False
 
 
 # Half width, front and back depth of the skin outline against height.
@@ -57,6 +60,44 @@ _OUTLINE = np.array(
 )[::-1]
 
 MUSCLES: tuple[Tube, ...] = (
+    # Fascia, nodes and small muscles around the pharynx and the carotid sheath.
+    Tube(
+        5.0,
+        (
+            (85, 20, -24, 26, 14, 15),
+            (55, 22, -22, 30, 15, 25),
+            (20, 22, -22, 30, 17, 25),
+            (0, 20, -24, 28, 18, 25),
+            (-30, 18, -26, 26, 17, 15),
+            (-60, 18, -28, 26, 16, 10),
+            (-80, 18, -28, 24, 16, 10),
+        ),
+        uneven=38,
+        clipped=True,
+    ),
+    # The shoulder girdle's own bed.
+    Tube(
+        MUSCLE - 14,
+        ((-50, 80, 30, 26, 16, 0), (-64, 100, 14, 54, 30, 0), (-80, 108, 0, 66, 42, 0), (-200, 112, -6, 70, 54, 0)),
+        uneven=26,
+        clipped=True,
+        group="chest",
+    ),
+    # The bed that the posterior muscles lie in: their thin fat planes are painted over it.
+    Tube(
+        MUSCLE - 4,
+        (
+            (66, 22, 44, 27, 16, -25),
+            (45, 22, 40, 30, 21, -30),
+            (10, 21, 41, 29, 20, -32),
+            (-20, 24, 43, 31, 20, -25),
+            (-45, 34, 45, 40, 20, -12),
+            (-70, 44, 45, 48, 20, 0),
+            (-200, 46, 45, 50, 20, 0),
+        ),
+        uneven=18,
+        clipped=True,
+    ),
     # Prevertebral: longus colli and capitis.
     Tube(
         MUSCLE,
@@ -339,22 +380,23 @@ LUNGS: tuple[Tube, ...] = (
     Tube(
         40,
         (
-            (-69, 33, -1, 7, 7, 0),
-            (-76, 36, -3, 20, 19, 0),
-            (-90, 42, -7, 32, 33, 0),
-            (-120, 52, -12, 45, 48, 0),
-            (-200, 66, -14, 55, 72, 0),
+            (-71, 32, 2, 6, 7, 0),
+            (-78, 33, 1, 15, 17, 20),
+            (-90, 37, -3, 25, 29, 20),
+            (-120, 47, -8, 38, 46, 10),
+            (-200, 64, -12, 53, 70, 0),
         ),
         group="chest",
+        clipped=True,
     ),
     Tube(
         LUNG,
         (
-            (-72, 33, -1, 5, 5, 0),
-            (-77, 36, -3, 17, 16, 0),
-            (-90, 42, -7, 29, 30, 0),
-            (-120, 52, -12, 42, 45, 0),
-            (-200, 66, -14, 52, 70, 0),
+            (-73, 32, 2, 4, 5, 0),
+            (-79, 33, 1, 12, 14, 20),
+            (-90, 37, -3, 22.5, 26, 20),
+            (-120, 47, -8, 35, 43, 10),
+            (-200, 64, -12, 50, 67, 0),
         ),
         group="chest",
         uneven=14,
@@ -483,6 +525,7 @@ class Tissue:
         rng = np.random.default_rng([anatomy.seed, 21])
         self._rng = rng
         self._noise = Texture(rng, 2.0, 1.0)
+        self._wobble = Texture(rng, 3.6, 1.5)
         self._width = np.float32(max(grid.pixel, 0.9))
         self.shift = {
             "spine": 0.0,
@@ -490,7 +533,7 @@ class Tissue:
             "chest": float(np.clip(rng.normal(0, 7.0), -14, 14)),
             "jaw": 0.0,
         }
-        self._bulk = (1.06 if anatomy.sex == "M" else 0.94) * rng.normal(1, 0.05)
+        self._bulk = (1.16 if anatomy.sex == "M" else 1.06) * rng.normal(1, 0.05)
         self.half_width = self._outline()
 
     def _cells(self, zs: slice, ys: slice, xs: slice) -> np.ndarray:
@@ -542,7 +585,7 @@ class Tissue:
                 self._paint_tube(tube, side)
 
     def _paint_tube(self, tube: Tube, side: int) -> None:
-        c, g = self._course, self._grid
+        c = self._course
         knots = np.array(sorted(tube.knots))
         jitter = self._rng.normal(0, 1, 4)
         heights = knots[:, 0] + self.shift[tube.group]
@@ -568,7 +611,7 @@ class Tissue:
     def _paint_run(self, tube: Tube, rows, px, py, a, b, angle) -> None:
         """A stretch of a tube: rows of the coarse volume and its section in each of them (patient mm)."""
         g, w = self._grid, self._width
-        halo = tube.halo * (0.5 + self._anatomy.habitus)
+        halo = tube.halo * (0.35 + 0.9 * self._anatomy.habitus)
         reach = np.maximum(a, b) + halo + 2
         x0, x1 = np.searchsorted(g.x, ((px - reach).min(), (px + reach).max()))
         y0, y1 = np.searchsorted(g.y, ((py - reach).min(), (py + reach).max()))
@@ -582,12 +625,17 @@ class Tissue:
         q = f(cos / b) * dy - f(sin / b) * dx
         k = np.sqrt(p * p + q * q)
         distance = (k - 1) * f(np.minimum(a, b))
-        if tube.halo > 0:
-            inner = self._outside[box] + 2.2
+        if tube.halo > 0 or tube.clipped or tube.hu == LUNG:
+            # Nobody's muscles are ellipses.
+            c = self._course
+            size = np.float32(min(1.3, 0.12 * float(np.minimum(a, b).max())))
+            distance += size * self._wobble.aligned(c.z[box[0]], g.y[box[1]], g.x[box[2]])
+        if tube.halo > 0 or tube.clipped:
+            inner = self._outside[box] + 3.0
             distance = np.maximum(distance, inner)
         hu = self.hu[box]
         if halo > 0:
-            hu += np.clip(0.5 - (distance - halo) / (2 * w), 0, 0.8) * (np.float32(FAT + 15) - hu)
+            hu += np.clip(0.5 - (distance - halo) / (1.6 * w), 0, 0.7) * (np.float32(FAT + 15) - hu)
         value = np.float32(tube.hu)
         if tube.uneven:
             value = value + np.float32(tube.uneven) * self._cells(*box)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cspine_jax.phantom.shapes import (
+    Bone,
     Part,
     ellipsoid,
     mirrored,
@@ -19,24 +20,6 @@ from cspine_jax.phantom.shapes import (
     smoothstep,
     tube,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Bone:
-    """Parts to join, then parts to take away (canal, foramina), and the box that holds them."""
-
-    add: tuple[Part, ...]
-    cut: tuple[Part, ...]
-
-    @property
-    def low(self) -> tuple[float, float, float]:
-        """Lower corner of the bounding box, mm."""
-        return tuple(np.min([part.low for part in self.add], axis=0))
-
-    @property
-    def high(self) -> tuple[float, float, float]:
-        """Upper corner of the bounding box, mm."""
-        return tuple(np.max([part.high for part in self.add], axis=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +43,14 @@ class Dims:
 
 
 _TABLE = {
-    2: Dims(10.6, 7.6, 12.6, 12.2, 14.8, 19.0, 4.9, 44, 2.9, 39, 9.0, 0.9, 3.6, 25.0),
-    3: Dims(10.9, 7.8, 12.4, 12.4, 14.6, 19.3, 4.9, 45, 2.9, 38, 9.0, 1.0, 3.8, 25.5),
-    4: Dims(11.5, 8.0, 12.3, 12.6, 14.6, 19.8, 4.9, 46, 3.0, 40, 10.0, 1.0, 4.0, 26.5),
-    5: Dims(12.4, 8.2, 12.5, 12.6, 14.6, 20.2, 4.9, 48, 2.9, 46, 11.0, 0.5, 3.8, 28.0),
-    6: Dims(13.6, 8.6, 14.0, 12.4, 14.8, 20.4, 5.0, 54, 1.7, 60, 13.0, 0.0, 2.6, 33.0),
-    7: Dims(14.2, 8.8, 15.2, 11.2, 15.0, 19.0, 4.8, 62, 0.0, 62, 18.0, 0.0, 1.4, 36.0),
-    8: Dims(13.4, 9.4, 16.0, 9.6, 15.0, 17.0, 4.6, 66, 0.0, 60, 24.0, 0.0, 0.0, 34.0),
-    9: Dims(13.0, 10.0, 16.4, 9.0, 15.0, 16.0, 4.5, 68, 0.0, 58, 27.0, 0.0, 0.0, 32.0),
+    2: Dims(11.0, 7.6, 12.6, 12.2, 14.8, 19.0, 4.9, 44, 2.9, 39, 6.5, 0.9, 3.6, 25.0),
+    3: Dims(11.4, 7.8, 12.4, 12.4, 14.6, 19.3, 4.9, 45, 2.9, 38, 9.5, 1.0, 3.8, 25.5),
+    4: Dims(12.0, 8.0, 12.3, 12.6, 14.6, 19.8, 4.9, 46, 3.0, 40, 12.5, 1.0, 4.0, 26.5),
+    5: Dims(12.8, 8.2, 12.5, 12.6, 14.6, 20.2, 4.9, 48, 2.9, 46, 18.0, 0.5, 3.8, 28.0),
+    6: Dims(13.6, 8.6, 14.0, 12.4, 14.8, 20.4, 5.0, 54, 1.7, 58, 26.0, 0.0, 2.6, 33.0),
+    7: Dims(14.2, 8.8, 15.2, 11.2, 15.0, 19.0, 4.8, 62, 0.0, 58, 27.0, 0.0, 1.4, 36.0),
+    8: Dims(13.4, 9.4, 16.0, 9.6, 15.0, 17.0, 4.6, 66, 0.0, 56, 32.0, 0.0, 0.0, 34.0),
+    9: Dims(13.0, 10.0, 16.4, 9.0, 15.0, 16.0, 4.5, 68, 0.0, 54, 35.0, 0.0, 0.0, 32.0),
 }
 
 
@@ -128,7 +111,7 @@ def body(d: Dims, *, low: float | None = None, high: float | None = None, lip: f
         waist = np.maximum(1 - t * t, 0)
         a = d.width - 1.3 * waist - 0.03 * np.square(np.minimum(y, 0)) + 0.8 * smoothstep(t, 0.3, 1.0)
         b = d.depth - 0.7 * waist
-        side = rounded_rectangle(x, y, a, b, 4.5)
+        side = rounded_rectangle(x, y, a, b, 6.2)
         edge = smoothstep(ax, 0.62 * d.width, 0.97 * d.width)
         # Uncinate lips rise from the sides of the upper endplate; the neighbour above is bevelled to fit.
         rise = edge * (d.uncus * (0.35 + 0.65 * smoothstep(y, -0.9 * d.depth, 0.2 * d.depth))) + 0.05 * y - 0.6
@@ -142,7 +125,7 @@ def body(d: Dims, *, low: float | None = None, high: float | None = None, lip: f
         return smooth_max(side, cap, 1.6)
 
     low_corner = (-d.width - 3.5, -d.depth - 3, bottom - 4.5)
-    return Part(distance, low_corner, (d.width + 3.5, d.depth + 3, top + d.uncus + 3), blend, 0.9)
+    return Part(distance, low_corner, (d.width + 3.5, d.depth + 3, top + d.uncus + 3), blend, 0.55)
 
 
 def canal(front: float, half_width: float, depth: float, low: float = -24, high: float = 24) -> Part:
@@ -159,7 +142,7 @@ def canal(front: float, half_width: float, depth: float, low: float = -24, high:
         walls = smooth_max(slant, ax - half_width, 3.0)
         return smooth_max(smooth_max(walls, front - 0.008 * x * x - y, 2.0), y - back, 3.0)
 
-    return Part(distance, (-half_width - 3, front - 4, low), (half_width + 3, back + 4, high), 0.8, 1.2)
+    return Part(distance, (-half_width - 3, front - 4, low), (half_width + 3, back + 4, high), 0.8, 1.0)
 
 
 def pillar(
@@ -174,10 +157,10 @@ def pillar(
         u, v = x - cx, y - cy
         n = v * s + (z - cz) * c
         n = np.maximum(n - half * upper, -half * lower - n)
-        return smooth_max(rounded_rectangle(u, v, half_x, half_y, 3.4), n, 2.0)
+        return smooth_max(rounded_rectangle(u, v, half_x, half_y, 4.6), n, 2.0)
 
     low = (cx - half_x - 3, cy - half_y - 3, cz - tall - 2)
-    return Part(distance, low, (cx + half_x + 3, cy + half_y + 3, cz + tall + 2), 2.5, 1.3)
+    return Part(distance, low, (cx + half_x + 3, cy + half_y + 3, cz + tall + 2), 2.5, 0.9)
 
 
 def _spinous(d_front: float, tip_y: float, root_z: float, drop: float, bifid: float, radius: float, rng) -> list[Part]:
@@ -186,13 +169,13 @@ def _spinous(d_front: float, tip_y: float, root_z: float, drop: float, bifid: fl
     root, tip = (0, d_front, root_z), (sway, tip_y, root_z - drop)
     length = tip_y - d_front
     up = (0, drop, length)
-    parts = [rod(root, tip, radius, 0.82 * radius, flat=1.75, up=up, shell=1.3, blend=3.0)]
+    parts = [rod(root, tip, radius, 0.82 * radius, flat=1.75, up=up, shell=1.05, blend=3.0)]
     if bifid > 0.15:
         start = tuple(np.asarray(root) + 0.62 * (np.asarray(tip) - root))
         for side in (-1, 1):
             spread = (1.5 + 3.6 * bifid) * float(rng.uniform(0.8, 1.2))
             end = (sway + side * spread, tip_y + 1.5, root_z - drop - 2.4)
-            parts.append(rod(start, end, 1.9, 2.1, flat=1.3, shell=1.3))
+            parts.append(rod(start, end, 1.9, 2.1, flat=1.3, shell=1.05))
     else:
         parts.append(ellipsoid((sway, tip_y - 1, root_z - drop - 1), (3.4, 3.6, 4.8), shell=1.2, blend=3.0))
     return parts
@@ -208,23 +191,25 @@ def subaxial(level: int, person: Person) -> Bone:
         jx, jz = float(rng.normal(0, 0.4)), float(rng.normal(0, 0.3))
         px = d.pillar_x + jx
         tip = d.transverse + jx
-        fx, f = d.width + 1.8 + d.foramen, max(d.foramen, 1.5)
+        fx, f = d.width + 1.2 + d.foramen, max(d.foramen, 1.5)
         last = level == 6
         side = [
-            rod((d.width - 2, b - 2.6, 1.8), (px - 3, py - 1.0, 1.0), 2.7, 2.9, flat=1.25, shell=1.3),
+            rod((d.width - 2, b - 2.6, 1.0), (px - 3, py - 1.0, 0.6), 2.6, 2.9, flat=1.5, shell=1.05),
             pillar((px, py, jz), 5.6, 6.0, d.pillar_half, d.facet),
-            rod((px - 3, py + 4, -1.0), (0.6, back + 1.2, -3.0), 2.5, 2.6, flat=2.1, up=(0, -0.3, 1), shell=1.3),
+            rod((px - 3, py + 4, -1.0), (0.6, back + 1.2, -3.0), 2.5, 2.6, flat=2.1, up=(0, -0.3, 1), shell=1.05),
+            # The root of the transverse process: a plate that the foramen is cut through.
+            ellipsoid((fx, 1.7, -0.6), (f + 2.3, f + 2.5, 3.4), shell=0.9),
             # Anterior (costal) bar with its tubercle, posterior bar, and the bridge that closes the foramen.
-            rod((d.width - 1.5, -2.0, -1.0), (fx + 3.2, -3.4, -2.6), 1.7, 1.5 if last else 2.2, flat=1.4, shell=1.0),
+            rod((d.width - 1.5, -2.2, 0.2), (fx + 3.0, -3.6, -1.2), 1.7, 1.5 if last else 2.2, flat=1.4, shell=1.0),
             rod(
-                (px - 3, b + 0.6, -1.5),
+                (px - 3, b + 0.6, -0.8),
                 (tip, b - 2.0 + 2 * last, -4.2 + 2.5 * last),
                 2.3,
                 2.5 + last,
                 flat=1.3,
                 shell=1.1,
             ),
-            rod((fx + f + 1.2, -3.0, -2.8), (fx + f + 2.4, b - 3.5, -3.8), 1.4, 1.6, flat=1.4, shell=1.0),
+            rod((fx + f + 1.0, -3.2, -1.6), (fx + f + 2.2, b - 3.2, -2.6), 1.4, 1.7, flat=1.9, shell=1.0),
         ]
         parts += mirrored(side) if mirror else side
     parts += _spinous(back + 0.8, d.tip_y, -3.2, d.tip_drop, d.bifid, 2.5 + 0.5 * (level == 6), rng)
@@ -232,7 +217,7 @@ def subaxial(level: int, person: Person) -> Bone:
     if d.foramen > 0.5:
         for side in (-1, 1):
             r = d.foramen * float(rng.uniform(0.85, 1.15))
-            x = side * (d.width + 1.8 + d.foramen)
+            x = side * (d.width + 1.2 + d.foramen)
             cut.append(rod((x, 2.2, -11), (x, 1.4, 9), r, blend=0.6))
     return Bone(tuple(parts), tuple(cut))
 
@@ -250,7 +235,7 @@ def axis(person: Person) -> Bone:
         *tube(
             [(0, -0.6, 6.5), (0, -0.5, 13.5), (sway, -0.4 + 0.5 * lean, 19.5), (sway, lean, 22.4)],
             [5.9, 4.7, 5.3, 4.1],
-            shell=1.3,
+            shell=1.05,
             blend=3.0,
         ),
     ]
@@ -259,14 +244,14 @@ def axis(person: Person) -> Bone:
         px = 18.6 + float(rng.normal(0, 0.4))
         side = [
             rod((8.5, -0.2, 7.6), (18.0, 0.4, 3.6), 4.2, 4.0, flat=1.8, up=(0, 1, 0), shell=1.2, blend=3.0),
-            rod((12.0, 3.5, 1.0), (px - 0.6, py, -5.0), 4.4, 4.6, shell=1.3, blend=3.0),
+            rod((12.0, 3.5, 1.0), (px - 0.6, py, -5.0), 4.4, 4.6, shell=1.05, blend=3.0),
             pillar((px, py + 0.4, -3.6), 5.7, 6.0, d.pillar_half, 44, upper=0.5),
-            rod((px - 3, py + 4, -3.0), (0.8, back + 1.8, -4.0), 3.2, 3.6, flat=1.9, up=(0, -0.35, 1), shell=1.5),
+            rod((px - 3, py + 4, -3.0), (0.8, back + 1.8, -4.0), 3.2, 3.6, flat=1.9, up=(0, -0.35, 1), shell=1.3),
             rod((15.5, 4.0, -1.5), (25.0, 6.5, -5.0), 3.4, 2.3, flat=1.2, shell=1.1),
             rod((13.0, -1.0, -0.5), (22.0, 3.0, -4.5), 2.4, 2.0, flat=1.2, shell=1.1),
         ]
         parts += mirrored(side) if mirror else side
-    parts += _spinous(back + 1.5, tip, -4.4, 6.5, float(rng.uniform(0.7, 1.3)), 3.5, rng)
+    parts += _spinous(back + 1.5, tip, -4.4, 4.6, float(rng.uniform(0.7, 1.3)), 3.5, rng)
     cut = [canal(b, cw, depth)]
     for side in (-1, 1):
         x = side * (15.8 + d.foramen * 0.3)
@@ -284,22 +269,22 @@ def atlas(person: Person) -> Bone:
     def lateral_mass(x, y, z):
         side = rounded_rectangle(x - 17.2, y - 0.5, 6.6, 9.2, 5.0)
         slope = x - 17.2
-        cap = np.maximum(z - (6.6 + 0.42 * slope + 0.018 * np.square(y)), -7.6 - 0.36 * slope - z)
+        cap = np.maximum(z - (7.6 + 0.42 * slope + 0.018 * np.square(y)), -8.4 - 0.36 * slope - z)
         return smooth_max(side, cap, 2.0)
 
-    mass = Part(lateral_mass, (8, -12, -13), (27, 13, 13), 2.5, 1.4)
+    mass = Part(lateral_mass, (8, -12, -14), (27, 13, 15), 2.5, 1.0)
     parts: list[Part] = []
     for mirror in (False, True):
         tip = 36.0 * wide + float(rng.normal(0, 0.7))
         arch = float(rng.uniform(0.85, 1.15))
         side = [
             mass,
-            *tube([(17, -6.5, 0), (9.5, -9.3, 0), (0, -10.4, 0)], [3.2, 2.5, 2.7], flat=1.9, shell=1.5),
+            *tube([(17, -6.5, 0), (9.5, -9.3, 0), (0, -10.4, 0)], [3.2, 2.5, 2.7], flat=1.9, shell=1.3),
             *tube(
                 [(18.5, 7.5, 0), (19.0, 14.5, rise), (14.0, 23.5, rise), (6.0, back - 2.5, rise), (0, back - 1, rise)],
                 [3.0, 2.2 * arch, 2.5, 2.5 * arch, 2.9],
                 flat=1.45,
-                shell=1.4,
+                shell=1.2,
             ),
             rod((21, -2.0, -1.0), (32, 1.0, -2.0), 2.2, 2.3, flat=1.3, shell=1.1),
             rod((21, 7.0, -1.0), (32, 6.0, -2.0), 2.2, 2.4, flat=1.3, shell=1.1),
@@ -307,8 +292,8 @@ def atlas(person: Person) -> Bone:
             rod((31, 3.5, -2.0), (tip, 4.5, -2.6), 3.2, 2.8, flat=1.3, shell=1.1),
         ]
         parts += mirrored(side) if mirror else side
-    parts.append(ellipsoid((0, -12.6, -0.8), (3.2, 2.6, 3.8), shell=1.4))
-    parts.append(ellipsoid((0, back + 0.6, rise - 0.6), (2.8, 2.8, 3.4), shell=1.4))
+    parts.append(ellipsoid((0, -12.6, -0.8), (3.2, 2.6, 3.8), shell=1.2))
+    parts.append(ellipsoid((0, back + 0.6, rise - 0.6), (2.8, 2.8, 3.4), shell=1.2))
     cut = [rod((side * 27.0, 3.4, -9), (side * 27.0, 3.4, 7), 3.0, blend=0.6) for side in (-1, 1)]
     return Bone(tuple(parts), tuple(cut))
 
@@ -321,9 +306,9 @@ def thoracic(level: int, person: Person) -> Bone:
     parts = [body(d, lip=0.8)]
     for mirror in (False, True):
         side = [
-            rod((d.width - 5, b - 2.5, 3.5), (d.pillar_x - 3, py - 1, 3.0), 2.8, 2.9, flat=1.7, shell=1.4),
+            rod((d.width - 5, b - 2.5, 3.5), (d.pillar_x - 3, py - 1, 3.0), 2.8, 2.9, flat=1.7, shell=1.2),
             pillar((d.pillar_x - 1.5, py + 1.0, 0), 5.0, 4.6, d.pillar_half, d.facet),
-            rod((d.pillar_x - 4, py + 3, 0), (0.6, back + 1.4, -3), 2.5, 2.6, flat=2.8, up=(0, -0.3, 1), shell=1.3),
+            rod((d.pillar_x - 4, py + 3, 0), (0.6, back + 1.4, -3), 2.5, 2.6, flat=2.8, up=(0, -0.3, 1), shell=1.05),
             rod((d.pillar_x - 2, py + 2, 1.5), (d.transverse, py + 9, 3.0), 3.6, 3.9, flat=1.25, shell=1.2, blend=3),
         ]
         parts += mirrored(side) if mirror else side
@@ -403,3 +388,14 @@ def landmarks(level: int, person: Person) -> dict[str, tuple[float, float, float
         "bottom": (0.0, 0.0, -d.height / 2),
         "front": (0.0, -b, 0.0),
     }
+
+
+def disc(d: Dims, bottom: float, height: float) -> Part:
+    """The intervertebral disc below a body whose lower endplate is at `bottom`."""
+    middle, half = bottom - height / 2 + 0.5, height / 2 + 1.5
+
+    def distance(x, y, z):
+        return np.maximum(rounded_rectangle(x, y, d.width - 0.5, d.depth - 0.3, 6.0), np.abs(z - middle) - half)
+
+    low = (-d.width - 2, -d.depth - 2, middle - half - 1)
+    return Part(distance, low, (d.width + 2, d.depth + 2, middle + half + 1))
