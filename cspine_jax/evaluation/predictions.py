@@ -10,6 +10,7 @@ import numpy as np
 from cspine_jax import aggregation
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS, VERTEBRAE
 from cspine_jax.errors import DataError
+from cspine_jax.inference.calibration import unweighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,24 +116,19 @@ class Aggregated:
 
 
 def clinical(split: SplitPredictions, positive_weight: float, *, vertebra: bool) -> SplitPredictions:
-    """Undoes the loss weight of positives: trained with weight w a network tends to q = w p / (1 + (w - 1) p).
+    """Undoes the loss weight of positives (`cspine_jax.inference.calibration.unweighted`).
 
     Args:
-        split: the network's outputs q.
-        positive_weight: w; 1 changes nothing. For w = 2 this is `cspine_jax.metrics.clinical_probability`.
+        split: the network's outputs.
+        positive_weight: of its training loss.
         vertebra: the vertebra probabilities are outputs too (Type 3), not inputs.
-
-    Returns:
-        The split with p = q / (w - (w - 1) q) in place of q.
     """
-
-    def undo(q: np.ndarray) -> np.ndarray:
-        return q / (positive_weight - (positive_weight - 1) * q)
-
     if positive_weight <= 0:
         raise DataError(f"positive_weight={positive_weight}: must be above 0, the weight of the training loss")
     return dataclasses.replace(
-        split, fracture=undo(split.fracture), vertebra=undo(split.vertebra) if vertebra else split.vertebra
+        split,
+        fracture=unweighted(split.fracture, positive_weight),
+        vertebra=unweighted(split.vertebra, positive_weight) if vertebra else split.vertebra,
     )
 
 

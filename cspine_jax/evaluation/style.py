@@ -35,6 +35,7 @@ thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 .v{font-weight:650}small{color:var(--soft);font-size:.78rem}i{color:var(--accent);font-size:.86rem}
 table.wide td,table.wide th{vertical-align:top}table.wide td:first-child{white-space:normal;min-width:10rem}
 table.small{width:auto}
+.facts td,.facts th{padding:.2rem .3rem;font-size:.84rem}
 table.heat{width:auto}
 table.heat td,table.heat th{text-align:center;border:1px solid var(--line);min-width:2.6rem;padding:.2rem .35rem}
 svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}

@@ -2,11 +2,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made_up import make_split, read_rows
 
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation.predictions import SplitPredictions, aggregate, clinical, write_predictions, write_slices
 from cspine_jax.metrics import clinical_probability
-from tests.evaluation.made_up import make_split, read_rows
 
 
 def two_slices(**changes):

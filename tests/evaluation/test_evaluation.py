@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pytest
+from made_up import make_split, read_rows
 
 from cspine_jax import metrics as scores
 from cspine_jax.config import EvalConfig
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation import evaluate, format_table
 from cspine_jax.evaluation.predictions import aggregate
-from tests.evaluation.made_up import make_split, read_rows
 
 QUICK = EvalConfig(bootstrap=50)
 HISTORY = [

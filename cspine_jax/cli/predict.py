@@ -1,0 +1,66 @@
+"""`cspine predict`: fractures in new studies, with a trained Type 3 run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cspine_jax import progress
+from cspine_jax.errors import ConfigError, CspineError, StudyError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of this verb."""
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study: folder of DICOM files")
+    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="workdir of a trained Type 3 run")
+    parser.add_argument("--out", required=True, help="folder of findings.json a study, predictions.csv, submission.csv")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="slices at once (default: data.eval_batch_size of the run)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts every study; a bad one is named and passed over. 0 if any could be used, else 2."""
+    if args.batch < 0:
+        raise ConfigError(f"--batch={args.batch}: must be at least 1, or 0 for the run's own")
+    from cspine_jax.inference.findings import Findings, folder_name, write_findings, write_tables
+    from cspine_jax.inference.predict import predict_study
+    from cspine_jax.inference.run import SliceRun
+
+    model, out = SliceRun(args.checkpoint, args.batch), Path(args.out)
+    done: dict[str, Findings] = {}
+    bad = 0
+    try:
+        for study in progress.bar(args.studies, what="predict", unit="study"):
+            try:
+                found = predict_study(model, study)
+                folder = folder_name(found.study_uid)
+                if folder in done:
+                    raise StudyError(f"{study}: StudyInstanceUID {found.study_uid} was given twice; give it once")
+            except CspineError as error:
+                bad += 1
+                print(f"cspine predict: left out: {error}", file=sys.stderr)
+                continue
+            done[folder] = found
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            write_findings(out / folder / "findings.json", found)
+            print(_line(found))
+    finally:  # an interrupt keeps what is done
+        if done:
+            write_tables(out, list(done.values()), model.card.prevalence)
+    if not done:
+        print(f"cspine predict: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
+        return 2
+    print(f"{out / 'predictions.csv'}: clinical probabilities p of {len(done)} studies ({bad} left out)")
+    print(f"{out / 'submission.csv'}: score-optimal p' = 2p/(1+p), for the RSNA metric only")
+    print(next(iter(done.values())).note)
+    return 0
+
+
+def _line(found) -> str:
+    levels = "  ".join(
+        f"{level.name} {'not visible' if level.probability is None else format(level.probability, '.2f')}"
+        + ("*" if level.fractured else "")
+        for level in found.vertebrae
+    )
+    patient = "not visible" if found.patient_probability is None else f"{found.patient_probability:.2f}"
+    return f"{found.study_uid}: patient {patient}{'*' if found.patient_fractured else ''}  {levels}"

@@ -1,0 +1,140 @@
+"""What a model found in one study: the one object that every output is written from."""
+
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cspine_jax.anatomy import PATIENT, TARGETS, VERTEBRAE
+from cspine_jax.metrics import score_optimal
+
+NOTE = "Research only. Not a medical device, and not for any decision about a patient."
+PHANTOM_NOTE = "The model was trained on synthetic studies only: its answers on real ones mean nothing yet."
+
+
+@dataclasses.dataclass(frozen=True)
+class VertebraFinding:
+    """One of C1..C7.
+
+    Attributes:
+        name: "C1".."C7".
+        visible: the model found it on at least one slice.
+        probability: clinical probability of a fracture; None where not visible.
+        fractured: `probability` is at or above the run's threshold; None where not visible.
+        slices: first and last index of the run of slices that show it, superior first; None where not visible.
+        slice_numbers: k of `k.dcm` of those two (-1 where no single file holds the slice); None where not visible.
+        surest_slice: index of the visible slice where f_ij is highest; None where not visible.
+    """
+
+    name: str
+    visible: bool
+    probability: float | None
+    fractured: bool | None
+    slices: tuple[int, int] | None
+    slice_numbers: tuple[int, int] | None
+    surest_slice: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceFinding:
+    """One slice: index (0 = most superior), k of `k.dcm`, probability of a fracture, and the vertebrae it shows.
+
+    `fracture_probability` is None where the slice shows no vertebra.
+    """
+
+    index: int
+    slice_number: int
+    fracture_probability: float | None
+    vertebrae: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """Answers on one study. Probabilities are clinical unless the name says score-optimal.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID of the series that was read.
+        note: what the reader must know first.
+        patient_probability: of any fracture among the visible vertebrae; None where none is visible.
+        patient_fractured: it is at or above the run's threshold.
+        patient_score_optimal: p' = 2p/(1+p), for the RSNA 2022 metric only; not a probability.
+        vertebrae: C1..C7.
+        slices: every slice.
+        spacing_mm: (z, y, x).
+        thresholds: of the calls.
+        warnings: of the reader and of the prediction.
+        model: workdir name, step, backbone, training data.
+        versions: of the software.
+        seconds: time to read and to predict.
+    """
+
+    study_uid: str
+    series_uid: str
+    note: str
+    patient_probability: float | None
+    patient_fractured: bool | None
+    patient_score_optimal: float | None
+    vertebrae: tuple[VertebraFinding, ...]
+    slices: tuple[SliceFinding, ...]
+    spacing_mm: tuple[float, float, float]
+    thresholds: dict[str, float]
+    warnings: tuple[str, ...]
+    model: dict[str, Any]
+    versions: dict[str, str]
+    seconds: dict[str, float]
+
+    def probabilities(self) -> np.ndarray:
+        """`[8]` clinical probabilities in the order of `anatomy.TARGETS`; NaN where there is no answer."""
+        values = [self.patient_probability, *(vertebra.probability for vertebra in self.vertebrae)]
+        return np.array([np.nan if value is None else value for value in values])
+
+
+def write_findings(path: Path, findings: Findings) -> None:
+    """One JSON object; a list has one line an entry, so that 300 slices stay readable."""
+    lines = []
+    for name, value in dataclasses.asdict(findings).items():
+        if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            entries = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in value)
+            lines.append(f' "{name}": [\n  {entries}\n ]')
+        else:
+            lines.append(f' "{name}": {json.dumps(value, allow_nan=False)}')
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def write_tables(out: Path, findings: Sequence[Findings], prevalence: np.ndarray) -> None:
+    """`predictions.csv` and `submission.csv`.
+
+    `predictions.csv` holds clinical probabilities, `StudyInstanceUID,patient_overall,C1..C7`, empty where a level is
+    not visible. `submission.csv` is RSNA's `row_id,fractured` (`<uid>_C1` ...): score-optimal p' = 2p/(1+p), and as the
+    format has no way to say "not visible", the level's prevalence there.
+
+    Args:
+        out: folder.
+        findings: one a study.
+        prevalence: `[8]` in the run's validation studies.
+    """
+    with (
+        open(out / "predictions.csv", "w", newline="", encoding="utf-8") as table,
+        open(out / "submission.csv", "w", newline="", encoding="utf-8") as submission,
+    ):
+        rows, entries = csv.writer(table), csv.writer(submission)
+        rows.writerow(["StudyInstanceUID", *TARGETS])
+        entries.writerow(["row_id", "fractured"])
+        for found in findings:
+            p = found.probabilities()
+            rows.writerow([found.study_uid, *("" if np.isnan(value) else f"{value:.6g}" for value in p)])
+            submitted = score_optimal(np.where(np.isnan(p), prevalence, p))
+            order = [*VERTEBRAE, PATIENT]
+            by_name = dict(zip(TARGETS, submitted, strict=True))
+            entries.writerows([f"{found.study_uid}_{name}", f"{by_name[name]:.6g}"] for name in order)
+
+
+def folder_name(study_uid: str) -> str:
+    """A UID as a folder name: what a hostile file puts in its UID must not leave the output folder."""
+    return re.sub(r"[^0-9A-Za-z.-]", "_", study_uid).strip(".")[:64] or "study"

@@ -1,0 +1,37 @@
+"""A small phantom folder, its records, and the workdir of an untrained Type 3 run on them."""
+
+import pytest
+from untrained_run import write_run
+
+from cspine_jax.config import from_dict
+from cspine_jax.data.build import build
+from cspine_jax.phantom.dataset import write_dataset
+
+SIZE = 40
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """RSNA-layout folder of 5 studies."""
+    return write_dataset(tmp_path_factory.mktemp("phantom"), 5, seed=3, size=48, scale=0.1, workers=1)
+
+
+@pytest.fixture(scope="session")
+def records(folder, tmp_path_factory):
+    return build(folder, tmp_path_factory.mktemp("records"), size=SIZE, workers=1).path
+
+
+@pytest.fixture(scope="session")
+def config():
+    return from_dict(
+        {
+            "name": "untrained",
+            "data": {"size": SIZE, "depth": 3, "stride": 2, "eval_batch_size": 16, "workers": 1},
+            "model": {"type": 3, "hidden": 16},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def workdir(config, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"), config, presence=0.3)
