@@ -16,7 +16,9 @@ FOLDER = Path(__file__).parents[2] / "datasets" / "rsna_cspine"
 
 @pytest.fixture(scope="module")
 def builder_class():
-    spec = importlib.util.spec_from_file_location("rsna_cspine", FOLDER / "rsna_cspine_dataset_builder.py")
+    spec = importlib.util.spec_from_file_location(
+        "rsna_cspine_dataset_builder", FOLDER / "rsna_cspine_dataset_builder.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
