@@ -1,9 +1,12 @@
-"""Test-wide settings: four CPU devices, no silent rank promotion, one compilation cache for the whole run."""
+"""Test-wide settings: eight CPU devices, no silent rank promotion, one compilation cache for the whole run."""
 
 import os
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_force_host_platform_device_count=8"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # the default 40 s kills tests on a busy machine
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
