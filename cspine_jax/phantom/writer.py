@@ -218,8 +218,8 @@ def fracture_boxes(plan: StudyPlan, fractures: np.ndarray, *, seed: int) -> list
     """
     q = plan.acquisition
     rng = stream(seed, plan.index, WRITER_STREAM, 1)
-    # A reader keeps the habit over a study: a margin of some millimetres, wider than high.
-    margin_x, margin_y = np.exp(rng.normal(np.log((9.0, 6.5)), 0.45)) / q.pixel_mm
+    # A reader keeps the habit over a study: a generous margin, wider than high, that gives the sizes of the real boxes.
+    margin_x, margin_y = np.exp(rng.normal(np.log((12.5, 9.5)), 0.55)) / q.pixel_mm
     numbers = slice_numbers(plan)
     boxes = []
     for k in np.flatnonzero(fractures.any(axis=(1, 2))):
