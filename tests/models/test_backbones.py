@@ -1,0 +1,108 @@
+"""The interface every backbone keeps: shapes, pyramid, heads, names, types, jitted initialisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cspine_jax import models
+from cspine_jax.errors import ConfigError
+from cspine_jax.models.slices import init_model
+
+PARAMETERS = {"resnet18": 11_689_512, "resnet50": 25_557_032}
+"""As published, with 3 input channels and 1000 outputs."""
+
+
+def abstract(name, **options):
+    return nnx.eval_shape(lambda: models.create(name, **options, rngs=nnx.Rngs(0)))
+
+
+def build_small(rngs):
+    return models.create("basic_cnn", in_channels=2, num_outputs=3, rngs=rngs)
+
+
+def count(module):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def outputs(module, shape, **options):
+    """Shapes and types of what the module returns, without computing it."""
+    graph, state = nnx.split(module)
+    return jax.eval_shape(
+        lambda state, x: nnx.merge(graph, state)(x, **options), state, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+
+
+def test_names():
+    assert {"basic_cnn", "resnet18", "resnet50"} <= set(models.names())
+
+
+def test_an_unknown_name_is_refused_with_a_suggestion():
+    with pytest.raises(ConfigError, match=r"model.backbone='resnet19'.*did you mean resnet18\?"):
+        models.create("resnet19", rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match="known: basic_cnn"):
+        models.create("?", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_count_is_the_published_one(name):
+    assert count(abstract(name)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("size", [(96, 64), (97, 75)])
+def test_pyramid(name, size):
+    module = abstract(name, in_channels=5, features_only=True)
+    assert module.head is None
+    levels = outputs(module, (2, *size, 5))
+    assert len(levels) == len(module.channels) == len(module.reductions)
+    for level, channels, reduction in zip(levels, module.channels, module.reductions, strict=True):
+        expected = tuple(-(-side // reduction) for side in size)
+        assert level.shape == (2, *expected, channels)
+
+
+@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", None])
+def test_head_and_embedding(name, pooling):
+    module = abstract(name, in_channels=1, num_outputs=3, pooling=pooling)
+    assert outputs(module, (2, 64, 64, 1)).shape == (2, 3)
+    bare = abstract(name, in_channels=1, num_outputs=0, pooling=pooling)
+    assert outputs(bare, (2, 64, 64, 1)).shape == (2, module.embedding_dim)
+    assert count(module) - count(bare) == (module.embedding_dim + 1) * 3
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_bfloat16_computes_low_and_answers_float32(name):
+    module = abstract(name, in_channels=2, num_outputs=3, dtype=jnp.bfloat16)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(nnx.state(module)))
+    assert outputs(module, (1, 64, 64, 2)).dtype == jnp.float32
+    levels = outputs(abstract(name, in_channels=2, features_only=True, dtype=jnp.bfloat16), (1, 64, 64, 2))
+    assert all(level.dtype == jnp.bfloat16 for level in levels)
+
+
+def test_training_mode_uses_and_records_batch_statistics():
+    graph, state = init_model(build_small, jax.random.key(0))
+    x = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (4, 32, 32, 2)), jnp.float32)
+
+    @jax.jit
+    def run(state, x):
+        module = nnx.merge(graph, state)
+        logits = module(x, train=True)
+        return logits, nnx.state(module), module(x)
+
+    trained, after, evaluated = run(state, x)
+    before_stats, after_stats = (jax.tree.leaves(nnx.split_state(s, nnx.BatchStat, ...)[0]) for s in (state, after))
+    assert all(bool((a != b).any()) for a, b in zip(before_stats, after_stats, strict=True))
+    before, kept = (jax.tree.leaves(nnx.split_state(s, nnx.Param, ...)[0]) for s in (state, after))
+    assert all(bool((a == b).all()) for a, b in zip(before, kept, strict=True))
+    assert not np.allclose(trained, evaluated)
+    shifted, _, _ = run(state, 5.0 * x)  # batch statistics take a factor out (all but eps)
+    np.testing.assert_allclose(shifted, trained, atol=2e-2)
+
+
+def test_initialisation_depends_on_the_key_alone():
+    states = [init_model(build_small, jax.random.key(seed))[1] for seed in (0, 0, 1)]
+    first, same, other = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s)]) for s in states)
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
