@@ -9,6 +9,7 @@ import numpy as np
 from cspine_jax import metrics
 
 MOST_POINTS = 300
+CHARTS = ("loss", "parts of the loss", "learning rate", "validation")
 
 
 class RocPr(NamedTuple):
@@ -79,7 +80,7 @@ def training_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         values = np.array([points[step] for step in steps])
         keep = _thin(len(steps))
         charts.setdefault(chart, {})[f"{split} {name}".replace("_", " ")] = (steps[keep], values[keep])
-    return charts
+    return {name: charts[name] for name in CHARTS if name in charts}
 
 
 def _thin(count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,25 +70,6 @@ class SplitPredictions:
                 raise DataError(
                     f"predictions.{name} holds values outside 0..1 (or NaN); pass probabilities, not logits"
                 )
-
-    @classmethod
-    def from_columns(cls, columns: Mapping[str, np.ndarray], uids: Sequence[str]) -> "SplitPredictions":
-        """From the table that an evaluation pass gives (`training.evaluate.run_pass`).
-
-        Args:
-            columns: `[N, ...]` batch columns of the loader, and the task's "fracture_prob" and "vertebra_prob".
-            uids: StudyInstanceUIDs of the whole data set, which the column `study` counts in.
-        """
-        studies, first, study = np.unique(columns["study"], return_index=True, return_inverse=True)
-        names = ("index", "presence", "presence_known", "slice_fracture", "slice_known")
-        return cls(
-            uids=[str(uids[i]) for i in studies],
-            study=study,
-            fracture=columns["fracture_prob"],
-            vertebra=columns["vertebra_prob"],
-            labels=columns["labels"][first],
-            **{name: columns[name] for name in names},
-        )
 
     def level_fracture(self) -> tuple[np.ndarray, np.ndarray]:
         """Document B's slice truth: is a vertebra on the slice that is fractured anywhere? `([N] bool, [N] known)`."""

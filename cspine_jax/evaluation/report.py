@@ -20,6 +20,7 @@ LIMITS = (
     "Research only. Not a medical device, and not for any decision about a patient.",
     "Slice truth follows the training target; where nobody knows it the slice is left out and counted.",
     "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
+    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
     "The patient probability 1 - prod(1 - p_j) treats vertebrae as independent, so it tends to run high.",
 )
 PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
@@ -307,8 +308,8 @@ def _picture(example: Example, hu: np.ndarray, window: tuple[float, float]) -> s
 
 def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     shown = {name.replace("_", " "): value for name, value in facts.items()}
-    shown |= {f"{name} in cspine metrics": version for name, version in metrics["versions"].items()}
     shown |= {
+        "evaluated with": ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
         "fracture target": metrics["fracture_target"],
         "loss weight of positives": f"{metrics['positive_weight']:g} (undone: p is the clinical probability)",
     }

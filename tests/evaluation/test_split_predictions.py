@@ -109,22 +109,3 @@ def test_document_bs_slice_truth():
 def test_inconsistent_predictions_are_refused(changes, message):
     with pytest.raises(DataError, match=message):
         two_slices(**changes)
-
-
-def test_from_the_columns_of_an_evaluation_pass():
-    split = make_split(3, 64)
-    columns = {
-        "study": np.array([4, 7, 9])[split.study],
-        "index": split.index,
-        "fracture_prob": split.fracture,
-        "vertebra_prob": split.vertebra,
-        "presence": split.presence,
-        "presence_known": split.presence_known,
-        "slice_fracture": split.slice_fracture,
-        "slice_known": split.slice_known,
-        "labels": split.labels[split.study],
-    }
-    got = SplitPredictions.from_columns(columns, [f"uid{i}" for i in range(10)])
-    assert got.uids == ["uid4", "uid7", "uid9"]
-    np.testing.assert_array_equal(got.study, split.study)
-    np.testing.assert_array_equal(got.labels, split.labels)

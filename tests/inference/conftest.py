@@ -12,13 +12,13 @@ SIZE = 40
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """RSNA-layout folder of 5 studies."""
-    return write_dataset(tmp_path_factory.mktemp("phantom"), 5, seed=3, size=48, scale=0.1, workers=1)
+    """RSNA-layout folder of 2 studies."""
+    return write_dataset(tmp_path_factory.mktemp("phantom"), 2, seed=3, size=48, scale=0.1, workers=1)
 
 
 @pytest.fixture(scope="session")
 def records(folder, tmp_path_factory):
-    return build(folder, tmp_path_factory.mktemp("records"), size=SIZE, workers=1).path
+    return build(folder, tmp_path_factory.mktemp("records"), size=SIZE, num_folds=3, workers=1).path
 
 
 @pytest.fixture(scope="session")

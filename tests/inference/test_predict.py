@@ -12,7 +12,8 @@ from cspine_jax.ct import read_study
 from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError, DataError
-from cspine_jax.evaluation.predictions import SplitPredictions, aggregate, clinical
+from cspine_jax.evaluation.predictions import aggregate, clinical
+from cspine_jax.experiment import split_predictions
 from cspine_jax.inference.findings import folder_name
 from cspine_jax.inference.predict import findings_of, predict_study
 from cspine_jax.inference.run import SliceRun
@@ -41,7 +42,8 @@ def test_predicting_a_study_gives_what_evaluating_its_records_gives(run, folder,
     batches = eval_batches(table, config.data, np.arange(len(table.uids)))
     result = run_pass(evaluator(SliceTask(config), placement), run._params, run._stats, batches, placement)
     assert result is not None
-    split = clinical(SplitPredictions.from_columns(result[1], table.uids), config.loss.positive_weight, vertebra=True)
+    split = split_predictions(table, np.arange(len(table.uids)), result[1])
+    split = clinical(split, config.loss.positive_weight, vertebra=True)
     aggregated = aggregate(split, 0.3)
     for number, uid in enumerate(split.uids):
         found = predict_study(run, folder / "train_images" / uid)
