@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", required=True, help="where the records go: DATA_DIR/rsna_cspine/CONFIG/VERSION")
     parser.add_argument("--config", default="native", help="layout: native (default), size160, document_c, ...")
     parser.add_argument("--size", type=int, default=0, help="in-plane matrix in pixels; 0 keeps the native one")
-    parser.add_argument("--folds", type=int, default=5, help="folds to deal the studies into (default 5)")
+    parser.add_argument("--folds", type=int, default=0, help="folds to deal the studies into (default 5)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 takes one a CPU")
     parser.add_argument("--retry", action="store_true", help="try the studies again that a finished build skipped")
     parser.add_argument("--overwrite", action="store_true", help="throw away records that are there and start anew")

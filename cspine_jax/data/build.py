@@ -74,7 +74,7 @@ def build(
     size: int = 0,
     radius: int = 0,
     stride: int = 1,
-    num_folds: int = 5,
+    num_folds: int = 0,
     workers: int = 0,
     retry: bool = False,
     overwrite: bool = False,
@@ -89,7 +89,8 @@ def build(
         size: in-plane matrix; 0 keeps the native one.
         radius: see `RecordConfig`.
         stride: see `RecordConfig`.
-        num_folds: folds to deal the studies into.
+        num_folds: folds to deal the studies into; 0 takes 5, or as many as the records there already have. Other
+            numbers can be had later, see `loader.split_studies`.
         workers: processes; 0 takes one a CPU, 1 works in this one.
         retry: try the studies again that a finished build had to skip.
         overwrite: throw away what is there, whatever it was made from.
@@ -104,6 +105,7 @@ def build(
     config = RecordConfig(size, radius, stride)
     final = records_path(data_dir, config)
     work = final.with_name(f".{VERSION}.building")
+    num_folds = num_folds or _folds_there(final, work) or 5
     tables = read_tables(manual_dir, num_folds)
     parameters = {"fingerprint": tables.fingerprint, "num_folds": num_folds, "config": config.name}
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +157,13 @@ def _only_builder(folder: Path) -> Iterator[None]:
         except OSError:
             raise DataError(f"{folder}: another process is building these records; wait for it or stop it") from None
         yield
+
+
+def _folds_there(*folders: Path) -> int:
+    for folder in folders:
+        if (folder / METADATA_FILE).is_file():
+            return int(json.loads((folder / METADATA_FILE).read_text()).get("num_folds", 0))
+    return 0
 
 
 def _check_same(folder: Path, parameters: dict[str, Any], manual_dir: str | Path) -> None:
@@ -250,15 +259,19 @@ def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path) -> Note 
     except Exception as error:  # one bad study, whatever is wrong with it, must not end a build of two thousand
         return Note(entry.uid, "study", f"{type(error).__name__}: {error}".replace("\n", " "))
     temporary = folder / f"{entry.uid}.array_record.{os.getpid()}.tmp"
-    writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
     rows = []
-    for example in examples(study, config):
-        writer.write(serialize(example, config))
-        rows.append({name: value for name, value in example.items() if name not in ("image", "mask")})
-    writer.close()
-    columns = index.study_columns(rows, study.hu.shape[1:], study.notes)
-    index.save(folder / f"{entry.uid}.npz", columns)
-    temporary.replace(folder / f"{entry.uid}.array_record")
+    try:
+        writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
+        for example in examples(study, config):
+            writer.write(serialize(example, config))
+            rows.append({name: value for name, value in example.items() if name not in ("image", "mask")})
+        writer.close()  # RuntimeError, and only here, when the disk is full
+        index.save(folder / f"{entry.uid}.npz", index.study_columns(rows, study.hu.shape[1:], study.notes))
+        temporary.replace(folder / f"{entry.uid}.array_record")
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{folder}: cannot write study {entry.uid}: {str(error).splitlines()[0]}; finished studies are kept"
+        ) from error
     return None
 
 

@@ -177,6 +177,28 @@ def test_another_folder_or_other_parameters_are_refused(tmp_path):
     assert build(tmp_path / "rsna", tmp_path / "out", workers=1, size=16).studies == 3
 
 
+def test_folds_that_are_not_asked_for_are_those_that_are_there(folder, tmp_path):
+    first = build(folder[0], tmp_path, workers=1, num_folds=3)
+    assert build(folder[0], tmp_path, workers=1).new == 0
+    assert SliceTable.open(first.path).folds.max() == 2
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *args):
+            pass
+
+        def write(self, data):
+            pass
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device; writing x\nmore")
+
+    monkeypatch.setattr(build_module, "ArrayRecordWriter", Full)
+    with pytest.raises(DataError, match=r"cannot write study 1\.2\.100: .*No space left.*studies are kept$"):
+        build(folder[0], tmp_path, workers=1)
+
+
 def test_only_one_build_at_a_time(folder, tmp_path):
     parent = tmp_path / "rsna_cspine" / "native"
     parent.mkdir(parents=True)
