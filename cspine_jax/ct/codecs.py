@@ -4,15 +4,20 @@ import atexit
 import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import IO
 
 from cspine_jax.ct import limits
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 CODECS: dict[str, str] = {
     "1.2.840.10008.1.2.5": "rle",
@@ -33,12 +38,16 @@ CODECS: dict[str, str] = {
 LOSSY: frozenset[str] = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203"))
 
 
+_AHEAD = 16
+"""Requests a decoder may hold unanswered: enough to keep it busy while this process waits for its turn."""
+
+
 class DecodeError(Exception):
     """One frame could not be decoded; the caller knows the file."""
 
 
 class Decoder:
-    """One decoder process."""
+    """One decoder process. Requests may be sent ahead of the answers, which come in the same order."""
 
     def __init__(self):
         worker = str(Path(__file__).with_name("codec_worker.py"))
@@ -48,38 +57,34 @@ class Decoder:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
         )
+        for pipe in (self._process.stdin, self._process.stdout):
+            _widen(pipe)
 
-    def decode(self, data: bytes, request: dict) -> tuple[np.ndarray, int]:
-        """Decodes one frame.
+    def send(self, request: dict, inline: bytes = b"") -> None:
+        """Hands over one request (see `codec_worker`), with the pixels' bytes where they are in no plain file."""
+        pipe = self._process.stdin
+        assert pipe
+        # A process that died, or was closed, says so where its answer is received.
+        with contextlib.suppress(OSError, ValueError):
+            pipe.write(json.dumps(request | {"bytes": len(inline)}).encode() + b"\n")
+            pipe.write(inline)
+            pipe.flush()
 
-        Args:
-            data: the encoded frame.
-            request: codec, transfer_syntax, rows, columns, bits_allocated, bits_stored.
-
-        Returns:
-            The pixels in an unsigned container [rows, columns] and the stream's precision in bits.
+    def receive(self) -> int:
+        """The next answer: the pixels are in place; the stream's precision in bits.
 
         Raises:
-            DecodeError: the stream is damaged or the process died of it.
+            DecodeError: the stream is damaged, or the process died of it.
         """
-        assert self._process.stdin and self._process.stdout
+        pipe = self._process.stdout
+        assert pipe
         try:
-            self._process.stdin.write(json.dumps(request | {"bytes": len(data)}).encode() + b"\n")
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-            answer = json.loads(self._process.stdout.readline() or b"{}")
+            answer = json.loads(pipe.readline() or b"{}")
         except (OSError, ValueError):
             answer = {}
-        if not answer:
-            self.close()
-            raise DecodeError(f"the {request['codec']} decoder ended abruptly (status {self._process.returncode})")
-        if "error" in answer:
-            raise DecodeError(answer["error"])
-        pixels = np.empty((request["rows"], request["columns"]), np.dtype(answer["dtype"]))
-        if self._process.stdout.readinto(pixels.view(np.uint8).reshape(-1).data) != answer["bytes"]:  # type: ignore
-            self.close()
-            raise DecodeError(f"the {request['codec']} decoder ended abruptly")
-        return pixels, answer["bits"]
+        if "bits" not in answer:
+            raise DecodeError(answer.get("error", "the decoder ended abruptly"))
+        return answer["bits"]
 
     @property
     def alive(self) -> bool:
@@ -88,30 +93,89 @@ class Decoder:
 
     def close(self) -> None:
         """Ends the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
         self._process.kill()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                pipe.close()  # type: ignore[union-attr]
+
+
+def decode(
+    frames: Iterable[int],
+    load: Callable[[int], tuple[dict, bytes]],
+    store: Callable[[int, int], None],
+    failed: Callable[[int, DecodeError], Exception],
+) -> None:
+    """Decodes frames on one process: one thread feeds it ahead, this one takes what it answers.
+
+    Args:
+        frames: indices; several callers may share one iterator.
+        load: index -> request, and the pixels' bytes where they are in no plain file.
+        store: takes the index whose pixels are in place, and the stream's precision.
+        failed: index and cause -> the exception to raise.
+    """
+    sent: queue.Queue[int | Exception | None] = queue.Queue(_AHEAD)
+    stop = threading.Event()
+    decoder = _borrow()
+
+    def feed() -> None:
+        try:
+            for index in frames:
+                request, inline = load(index)
+                sent.put(index)
+                if stop.is_set():
+                    return
+                decoder.send(request, inline)
+            sent.put(None)
+        except Exception as error:
+            sent.put(error)
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        while (item := sent.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            try:
+                bits = decoder.receive()
+            except DecodeError as error:
+                raise failed(item, error) from None
+            store(item, bits)
+    except BaseException:
+        stop.set()
+        decoder.close()  # what was sent ahead is lost with it
+        while feeder.is_alive():
+            with contextlib.suppress(queue.Empty):
+                sent.get(timeout=0.01)  # the feeder may wait for room
+        raise
+    feeder.join()
+    decoder.send({})  # lets go of the volume's memory
+    if decoder.alive:
+        with _lock:
+            _idle.append(decoder)
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Lets a pipe hold many requests, so that neither side waits for the other's turn on the processor."""
+    resize = getattr(fcntl, "F_SETPIPE_SZ", None)
+    if resize and pipe:
+        with contextlib.suppress(OSError):  # the system's limit for users
+            fcntl.fcntl(pipe.fileno(), resize, 1 << 20)  # type: ignore[union-attr]
 
 
 _idle: list[Decoder] = []
 _lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def decoder() -> Iterator[Decoder]:
-    """Lends an idle decoder process, or a new one; as many exist as frames were ever decoded at the same time."""
+def _borrow() -> Decoder:
+    """An idle decoder process, or a new one; as many exist as were ever in use at the same time."""
     with _lock:
-        lent = _idle.pop() if _idle else None
-    if lent is None:
-        lent = Decoder()
-    try:
-        yield lent
-    finally:
-        if lent.alive:
-            with _lock:
-                _idle.append(lent)
+        while _idle:
+            decoder = _idle.pop()
+            if decoder.alive:
+                return decoder
+            decoder.close()
+    return Decoder()
 
 
 @atexit.register

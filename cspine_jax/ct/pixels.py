@@ -1,15 +1,15 @@
 """Stored pixels -> int16 HU, on all cores: uncompressed frames by threads, compressed ones by decoder processes."""
 
 import os
-import struct
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
 from cspine_jax.ct import codecs
 from cspine_jax.ct.headers import BIG_ENDIAN, DEFLATED, NATIVE, SliceHeader, inflate
+from cspine_jax.ct.shared import SharedArray
 from cspine_jax.errors import StudyError
 
 AIR_HU = -1024
@@ -21,20 +21,18 @@ _LOWEST_CT_NUMBER = -1500
 
 def read_pixels(
     headers: Sequence[SliceHeader],
-    out: np.ndarray,
     workers: int | None = None,
     done: Callable[[], None] | None = None,
-) -> list[str]:
-    """Fills a stack with HU.
+) -> tuple[np.ndarray, list[str]]:
+    """Reads a stack of images.
 
     Args:
-        headers: one image each.
-        out: int16 [n, rows, columns], filled in the order of `headers`.
+        headers: one image each, all of one size.
         workers: frames decoded at the same time; None for one a core.
         done: called after each frame, for a progress bar.
 
     Returns:
-        Warnings, each once.
+        int16 [n, rows, columns] HU in the order of `headers`, and warnings, each once.
 
     Raises:
         StudyError: a file is truncated, damaged or in a transfer syntax nobody here decodes.
@@ -45,28 +43,73 @@ def read_pixels(
                 f"{header.name}: transfer syntax {header.transfer_syntax} is not supported; "
                 "export the study uncompressed or as JPEG-Lossless"
             )
-    notes: dict[str, None] = {}
+    shape = (len(headers), headers[0].rows, headers[0].columns)
+    if all(header.transfer_syntax in NATIVE for header in headers):
+        out = np.empty(shape, np.int16)
+        return out, _read(headers, out, None, workers, done)
+    shared = SharedArray(shape)
+    try:
+        return shared.array, _read(headers, shared.array, shared.name, workers, done)
+    finally:
+        shared.close()
 
-    def one(index: int) -> None:
-        for note in read_frame(headers[index], out[index]):
-            notes[note] = None
+
+def _read(
+    headers: Sequence[SliceHeader],
+    out: np.ndarray,
+    memory: str | None,
+    workers: int | None,
+    done: Callable[[], None] | None,
+) -> list[str]:
+    """Fills `out`, in `memory` where frames are compressed; returns warnings."""
+    notes: dict[str, None] = {}
+    indices = _Shared(range(len(headers)))
+
+    def finish(index: int, found: list[str]) -> None:
+        notes.update(dict.fromkeys(found))
         if done:
             done()
 
-    workers = workers or available_cores()
+    def work() -> None:
+        if memory is None:
+            for index in indices:
+                finish(index, _read_native(headers[index], out[index]))
+        else:
+            _decode(headers, out, memory, indices, finish)
+
+    workers = min(workers or available_cores(), len(headers))
     if workers == 1:
-        for index in range(len(headers)):
-            one(index)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(one, index) for index in range(len(headers))]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        work()
+        return sorted(notes)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(work) for _ in range(workers)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            indices.stop()
+            raise
     return sorted(notes)
+
+
+class _Shared:
+    """Indices that several threads take from, each once, until one says stop."""
+
+    def __init__(self, indices: Iterable[int]):
+        self._left, self._lock = iter(list(indices)), threading.Lock()
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            with self._lock:
+                index = next(self._left, None)
+            if index is None:
+                return
+            yield index
+
+    def stop(self) -> None:
+        """Leaves nothing to take."""
+        with self._lock:
+            self._left = iter(())
 
 
 def available_cores() -> int:
@@ -77,15 +120,64 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
-def read_frame(header: SliceHeader, out: np.ndarray) -> list[str]:
-    """One image's HU into `out`, int16 [rows, columns]; returns warnings without the file's name."""
+def _read_native(header: SliceHeader, out: np.ndarray) -> list[str]:
     try:
-        if header.transfer_syntax in NATIVE:
-            stored, bits = _native(header, out), header.bits_stored
-        else:
-            stored, bits = _encapsulated(header)
+        return _finish(header, _native(header, out), header.bits_stored, out)
     except OSError as error:
         raise StudyError(f"{header.name}: cannot be read ({error.strerror or error}); check the file") from None
+
+
+def _decode(
+    headers: Sequence[SliceHeader],
+    out: np.ndarray,
+    memory: str,
+    indices: Iterable[int],
+    finish: Callable[[int, list[str]], None],
+) -> None:
+    """Compressed images on one decoder process; uncompressed ones among them are read on the way."""
+
+    def compressed() -> Iterator[int]:
+        for index in indices:
+            if headers[index].transfer_syntax in NATIVE:
+                finish(index, _read_native(headers[index], out[index]))
+            else:
+                yield index
+
+    def load(index: int) -> tuple[dict, bytes]:
+        header = headers[index]
+        if header.pixel_length is not None:
+            raise StudyError(
+                f"{header.name}: transfer syntax {header.transfer_syntax} but its pixels are not encapsulated; "
+                "export the study again"
+            )
+        return {
+            "memory": memory,
+            "place": index * 2 * header.rows * header.columns,
+            "path": header.entry.name,
+            "offset": header.pixel_offset,
+            "codec": codecs.CODECS[header.transfer_syntax],
+            "transfer_syntax": header.transfer_syntax,
+            "rows": header.rows,
+            "columns": header.columns,
+            "bits_allocated": header.bits_allocated,
+            "bits_stored": header.bits_stored,
+        }, b""
+
+    def store(index: int, precision: int) -> None:
+        header = headers[index]
+        stored = out[index].view(np.uint16)
+        finish(index, _finish(header, stored, min(precision, header.bits_stored), out[index]))
+
+    def failed(index: int, error: codecs.DecodeError) -> StudyError:
+        header = headers[index]
+        codec = codecs.CODECS[header.transfer_syntax]
+        return StudyError(f"{header.name}: cannot decode its {codec} pixels: {error}; copy the file again")
+
+    codecs.decode(compressed(), load, store, failed)
+
+
+def _finish(header: SliceHeader, stored: np.ndarray, bits: int, out: np.ndarray) -> list[str]:
+    """Stored values in an unsigned container -> HU in `out`; returns warnings."""
     notes = []
     if header.transfer_syntax in codecs.LOSSY:
         notes.append("lossy compression: fine fracture lines may be lost; use the original series if there is one")
@@ -123,53 +215,6 @@ def _native(header: SliceHeader, out: np.ndarray) -> np.ndarray:
     if header.transfer_syntax == BIG_ENDIAN and bytes_each > 1:
         stored.byteswap(inplace=True)
     return stored
-
-
-def _encapsulated(header: SliceHeader) -> tuple[np.ndarray, int]:
-    if header.pixel_length is not None:
-        raise StudyError(
-            f"{header.name}: transfer syntax {header.transfer_syntax} but its pixels are not encapsulated; "
-            "export the study again"
-        )
-    with header.entry.open() as file:
-        file.seek(header.pixel_offset)
-        data = _frame(header, file)
-    codec = codecs.CODECS[header.transfer_syntax]
-    request = {
-        "codec": codec,
-        "transfer_syntax": header.transfer_syntax,
-        "rows": header.rows,
-        "columns": header.columns,
-        "bits_allocated": header.bits_allocated,
-        "bits_stored": header.bits_stored,
-    }
-    try:
-        with codecs.decoder() as decoder:
-            stored, precision = decoder.decode(data, request)
-    except codecs.DecodeError as error:
-        raise StudyError(f"{header.name}: cannot decode its {codec} pixels: {error}; copy the file again") from None
-    return stored, min(precision, header.bits_stored)
-
-
-def _frame(header: SliceHeader, file: BinaryIO) -> bytes:
-    """The encoded frame: its fragments joined (DICOM PS3.5, annex A.4). The file stands at the offset table."""
-    fragments: list[bytes] = []
-    while True:
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        group, element, length = struct.unpack("<HHI", head)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000):
-            raise StudyError(f"{header.name}: damaged compressed pixels (no fragment mark); copy the file again")
-        fragment = file.read(min(length, header.entry.size))
-        if len(fragment) < length:
-            raise StudyError(f"{header.name}: truncated: its compressed pixels end early; copy the file again")
-        fragments.append(fragment)
-    if len(fragments) < 2 or not any(fragments[1:]):
-        raise StudyError(f"{header.name}: truncated: no compressed pixels in it; copy the file again")
-    return b"".join(fragments[1:])
 
 
 def _significant_bits(stored: np.ndarray, bits: int, header: SliceHeader) -> np.ndarray:

@@ -50,8 +50,8 @@ def read_study(
             f"{where}: {n} x {first.rows} x {first.columns} voxels exceed {limits.MAX_VOLUME_BYTES >> 30} GiB; "
             "give one series of one study"
         )
-    hu = np.empty((n, first.rows, first.columns), np.int16)
-    warnings += pixels.read_pixels(stack.headers, hu, workers, _counter(progress, n))
+    hu, notes = pixels.read_pixels(stack.headers, workers, _counter(progress, n))
+    warnings += notes
     warnings += _compare_duplicates(stack, hu)
     numbers = geometry.slice_numbers(stack.headers)
     plan, affine, notes = resample.plan(stack, where)
@@ -136,10 +136,9 @@ def _compare_duplicates(stack: geometry.Stack, hu: np.ndarray) -> list[str]:
     """Drops images that repeat another at the same place; raises where they differ."""
     if not stack.duplicates:
         return []
-    other = np.empty(hu.shape[1:], np.int16)
     for index, header in stack.duplicates:
-        pixels.read_frame(header, other)
-        if not np.array_equal(other, hu[index]):
+        other, _ = pixels.read_pixels([header], workers=1)
+        if not np.array_equal(other[0], hu[index]):
             raise StudyError(
                 f"{header.name}: same position as {stack.headers[index].name} but other pixels; remove one of the two, "
                 "or split the acquisitions"
