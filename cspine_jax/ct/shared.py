@@ -19,17 +19,13 @@ class SharedArray:
     def __init__(self, shape: tuple[int, ...]):
         size = max(2 * int(np.prod(shape)), 1)
         if sys.platform == "linux":
-            self._fd = os.memfd_create("cspine-volume")
-            self.name = f"/proc/{os.getpid()}/fd/{self._fd}"
-            os.ftruncate(self._fd, size)
-            memory = mmap.mmap(self._fd, size)
+            self._file = os.fdopen(os.memfd_create("cspine-volume"), "r+b")
+            self.name = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
         else:
             self._file = tempfile.NamedTemporaryFile(prefix="cspine-volume-")
-            self._fd = -1
             self.name = self._file.name
-            self._file.truncate(size)
-            memory = mmap.mmap(self._file.fileno(), size)
-        self.array = np.ndarray(shape, np.int16, buffer=memory)
+        self._file.truncate(size)
+        self.array = np.ndarray(shape, np.int16, buffer=mmap.mmap(self._file.fileno(), size))
 
     def close(self) -> None:
         """Takes the name away; the array lives on."""
