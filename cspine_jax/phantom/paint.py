@@ -31,6 +31,8 @@ class Marrow:
     trabecular: float
     grain: Texture
     surface: Texture
+    uneven: float = 0.0
+    """Slow unevenness of the surface in mm, for bones built from few large shapes (the skull)."""
 
 
 class Mark(Protocol):
@@ -78,12 +80,14 @@ def paint_bone(canvas: Canvas, field: Field, marrow: Marrow, label: int = 0, mar
         marks: fractures and mimics, in order.
     """
     width = canvas.grid.width / np.float32(field.frame.scale)
-    index = np.flatnonzero(field.distance < width / 2 + 0.6)
+    index = np.flatnonzero(field.distance < width / 2 + 0.6 + 2 * marrow.uneven)
     if not index.size:
         return
     x, y, z, d, shell = (v.ravel()[index] for v in (field.x, field.y, field.z, field.distance, field.shell))
     rough = marrow.surface(x, y, z)
     d = d + 0.22 * rough
+    if marrow.uneven:
+        d += np.float32(marrow.uneven) * marrow.surface(0.3 * x, 0.3 * y, 0.3 * z)
     shell = shell * (1 - 0.22 * marrow.surface(x + 17.0, y, z))
     weight = np.clip(0.5 - d / width, 0, 1)
     core = np.clip(0.5 - (d + shell) / width, 0, 1)

@@ -166,7 +166,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
     """Paints skull and mandible with brain, air cells and teeth; returns the cranium's field (C1 keeps clear of it)."""
     rng = np.random.default_rng([anatomy.seed, 16])
     frame = pose.skull
-    dense = dataclasses.replace(marrow, cortical=1.12 * marrow.cortical, trabecular=marrow.trabecular + 190)
+    dense = dataclasses.replace(marrow, cortical=1.12 * marrow.cortical, trabecular=marrow.trabecular + 190, uneven=0.9)
     bone = cranium()
     room = Field.create(canvas.grid, frame, bone.low, bone.high)
     cranial = None
@@ -197,7 +197,7 @@ def paint_skull(canvas: Canvas, pose: Posture, anatomy: Anatomy, marrow: Marrow)
     jaw = Frame(frame.origin, frame.rotation, frame.scale * float(rng.normal(1, 0.02)))
     lower = build(canvas.grid, jaw, mandible())
     if lower is not None:
-        paint_bone(canvas, lower, dataclasses.replace(dense, cortical=1.3 * marrow.cortical))
+        paint_bone(canvas, lower, dataclasses.replace(dense, cortical=1.3 * marrow.cortical, uneven=0.5))
     enamel = dataclasses.replace(marrow, cortical=2350.0, trabecular=1500.0)
     for crowns, root, tip in ((-8.5, 3.0, 27.0), (-14.5, -25.0, 25.5)):
         teeth = _teeth(root, crowns, tip)

@@ -110,18 +110,31 @@ MUSCLES: tuple[Tube, ...] = (
         ),
         halo=0.6,
     ),
-    # Scalenes.
+    # Scalenes: anterior, and middle with posterior.
     Tube(
         MUSCLE,
         (
-            (22, 27, 2, 4, 5, 0),
-            (0, 29, 0, 6, 6, 0),
-            (-25, 33, -1, 8, 8, 20),
-            (-45, 38, -3, 10, 10, 30),
-            (-70, 48, -5, 12, 11, 40),
-            (-84, 54, -6, 10, 9, 40),
+            (14, 25, -3, 3, 3, 0),
+            (-10, 28, -7, 4, 5, 30),
+            (-35, 32, -12, 5, 8, 35),
+            (-60, 38, -16, 6, 8, 50),
+            (-80, 44, -20, 8, 5, 20),
         ),
-        halo=1.0,
+        halo=0.8,
+        uneven=6,
+    ),
+    Tube(
+        MUSCLE,
+        (
+            (26, 28, 4, 4, 5, 0),
+            (0, 31, 4, 5, 7, 15),
+            (-25, 36, 3, 6, 10, 35),
+            (-48, 43, 4, 8, 12, 45),
+            (-70, 52, 5, 10, 13, 45),
+            (-86, 60, 8, 10, 10, 40),
+        ),
+        halo=0.9,
+        uneven=6,
     ),
     # Levator scapulae.
     Tube(
@@ -546,8 +559,9 @@ class Tissue:
         everything = slice(None)
         height = c.height - np.where(c.height < -30, self.shift["chest"], 0) * np.clip((-30 - c.height) / 20, 0, 1)
         half, front, back = (np.interp(height, _OUTLINE[:, 0], _OUTLINE[:, i]) for i in (1, 2, 3))
-        fat = 2.5 + 9.0 * a.habitus + 0.5 * self._rng.normal()
-        plump = 1 + 0.10 * (a.habitus - 0.4)
+        fat = 2.5 + 10.0 * a.habitus + 0.5 * self._rng.normal()
+        plump = 1.03 + 0.16 * (a.habitus - 0.4) + 0.02 * self._rng.normal()
+        back = back + 11 * a.habitus * np.clip((60 - c.height) / 30, 0, 1)
         half, front, back = (c.scale * plump * v for v in (half, front, back))
         neck = np.clip((25 - c.height) / 15, 0, 1) * np.clip((c.height + 60) / 15, 0, 1)
         middle, deep = (back - front) / 2, (back + front) / 2
@@ -566,7 +580,7 @@ class Tissue:
         distance = np.sqrt(du * du + dv * dv)
         distance += inside
         distance -= f(corner)
-        thick = np.float32(fat * c.scale) * (1 + (0.3 + 0.9 * a.habitus) * np.clip(v / f(back), 0, 1))
+        thick = np.float32(fat * c.scale) * (1 + (0.4 + 1.2 * a.habitus) * np.clip(v / f(back), 0, 1) ** 2)
         w = self._width
         noise = self._cells(everything, everything, everything)
         hu = np.float32(FAT) + 7 * noise
@@ -575,7 +589,7 @@ class Tissue:
         hu += rim * (20 - hu)
         hu += np.clip(0.5 + distance / w, 0, 1) * (np.float32(AIR) - hu)
         self.hu = hu
-        self._outside = distance
+        self._fascia = distance + 0.8 * thick
         return half
 
     def paint(self, tubes: Sequence[Tube]) -> None:
@@ -628,19 +642,22 @@ class Tissue:
         if tube.halo > 0 or tube.clipped or tube.hu == LUNG:
             # Nobody's muscles are ellipses.
             c = self._course
-            size = np.float32(min(1.3, 0.12 * float(np.minimum(a, b).max())))
+            size = np.float32(min(1.7, 0.16 * float(np.minimum(a, b).max())))
             distance += size * self._wobble.aligned(c.z[box[0]], g.y[box[1]], g.x[box[2]])
         if tube.halo > 0 or tube.clipped:
-            inner = self._outside[box] + 3.0
+            inner = self._fascia[box] + 0.5
             distance = np.maximum(distance, inner)
         hu = self.hu[box]
         if halo > 0:
-            hu += np.clip(0.5 - (distance - halo) / (1.6 * w), 0, 0.7) * (np.float32(FAT + 15) - hu)
+            # Fat planes come and go: thick where the noise is high, gone where it is low.
+            plane = np.clip(0.56 + 0.36 * self._cells(*box), 0, 0.9)
+            plane *= np.clip(0.5 - (distance - halo) / (1.6 * w), 0, 1)
+            hu += plane * (np.float32(FAT + 10) - hu)
         value = np.float32(tube.hu)
         if tube.uneven:
             value = value + np.float32(tube.uneven) * self._cells(*box)
         elif tube.halo > 0:
-            value = value + 4 * self._cells(*box)
+            value = value + 8 * self._cells(*box)
         hu += np.clip(0.5 - distance / w, 0, 1) * (value - hu)
 
     def cartilage(self) -> None:
