@@ -154,13 +154,13 @@ class SliceTable:
             target[...] = images[source]
         return stacks
 
-    def read_study(self, study: int) -> np.ndarray:
-        """int16 [n, H, W] HU of all records of one study."""
-        return np.stack(self.pixels.images(self.records_of([study])))
+    def read_study(self, study: int, rows: slice = slice(None)) -> np.ndarray:
+        """int16 [n, H, W] HU of one study, or of some `rows` of it (positions among its records)."""
+        return np.stack(self.pixels.images(self.records_of([study])[rows]))
 
-    def read_study_masks(self, study: int) -> np.ndarray:
+    def read_study_masks(self, study: int, rows: slice = slice(None)) -> np.ndarray:
         """uint8 [n, H, W] vertebra labels of one study; zeros that mean nothing where `has_mask` is False."""
-        return np.stack(self.pixels.masks(self.records_of([study])))
+        return np.stack(self.pixels.masks(self.records_of([study])[rows]))
 
     def check_shape(self, studies: np.ndarray) -> tuple[int, int]:
         """The (H, W) that all of `studies` share.

@@ -9,6 +9,7 @@ import numpy as np
 
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.ct import read_mask, read_study
+from cspine_jax.data.boxes import place_boxes
 from cspine_jax.data.features import RecordConfig
 from cspine_jax.data.resize import resize_hu, resize_mask
 from cspine_jax.data.tables import Note, StudyEntry
@@ -75,14 +76,9 @@ def load_study(entry: StudyEntry, size: int = 0) -> Study:
         for row, labels in zip(counts, mask, strict=True):
             row[:] = np.bincount(labels.ravel(), minlength=NUM_VERTEBRAE + 1)[1 : NUM_VERTEBRAE + 1]
 
-    rows = {int(number): row for row, number in enumerate(volume.slice_numbers) if number >= 0}
-    boxes: list[list[tuple[float, ...]]] = [[] for _ in range(depth)]
-    scale = np.array([size / width, size / height] * 2 if size else [1.0] * 4)
-    for number, *box in entry.boxes:
-        if int(number) in rows:
-            boxes[rows[int(number)]].append(tuple(np.array(box) * scale))
-        else:
-            notes.append(Note(entry.uid, "boxes", f"box on slice_number {int(number)}, which the study has not"))
+    boxes, lost = place_boxes(entry.boxes, volume)
+    notes += [Note(entry.uid, "boxes", f"the study has no slice of slice_number {number}") for number in lost]
+    scale = np.array([size / width, size / height] * 2 if size else [1.0] * 4)[None, :]
 
     z, y, x = volume.spacing_mm
     return Study(
@@ -91,7 +87,7 @@ def load_study(entry: StudyEntry, size: int = 0) -> Study:
         mask=resize_mask(mask, size) if size and mask is not None else mask,
         presence=(counts > 0).astype(np.uint8),
         area_fraction=(counts / (height * width)).astype(np.float32),
-        boxes=tuple(np.array(row, np.float32).reshape(-1, 4) for row in boxes),
+        boxes=tuple((row * scale).astype(np.float32) for row in boxes),
         slice_numbers=np.asarray(volume.slice_numbers, np.int32),
         positions_mm=np.asarray(volume.positions_mm, np.float32),
         spacing_mm=np.array([z, y * height / size, x * width / size] if size else [z, y, x], np.float32),

@@ -1,10 +1,10 @@
 """One small folder and its records, shared by the tests of this package."""
 
 import pytest
-from rsna_folder import write_folder
 
 from cspine_jax.data.build import build
 from cspine_jax.data.source import SliceTable
+from tests.data.rsna_folder import write_folder
 
 
 @pytest.fixture(scope="session")

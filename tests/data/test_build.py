@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from rsna_folder import make, write_dicom, write_folder, write_mask, write_tables
 
 from cspine_jax.cli import main
 from cspine_jax.data import build as build_module
 from cspine_jax.data.build import build
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
+from tests.data.rsna_folder import make, write_dicom, write_folder, write_mask, write_tables
 
 
 def digests(path):

@@ -7,13 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from rsna_folder import make, write_dicom
 
 from cspine_jax.config import DataConfig
 from cspine_jax.data.build import build
 from cspine_jax.data.loader import eval_batches, split_studies, train_batches, train_records
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError, DataError
+from tests.data.rsna_folder import make, write_dicom
 
 CONFIG = DataConfig(size=0, depth=3, batch_size=8, eval_batch_size=16, num_folds=5, prefetch=2)
 

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from rsna_folder import CORNER, SPACING, make, write_dicom, write_folder, write_mask, write_tables
 
 from cspine_jax.data.build import build
 from cspine_jax.data.features import RecordConfig, serialize
@@ -13,6 +12,7 @@ from cspine_jax.data.source import SliceTable
 from cspine_jax.data.study import examples, load_study
 from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import ConfigError
+from tests.data.rsna_folder import CORNER, SPACING, make, write_dicom, write_folder, write_mask, write_tables
 
 
 def test_round_trip_is_exact_at_native_size(folder, table):
@@ -24,6 +24,7 @@ def test_round_trip_is_exact_at_native_size(folder, table):
             np.testing.assert_array_equal(table.read_study_masks(study), made[uid].mask)
         records = table.records_of([study])
         depth = len(made[uid].hu)
+        np.testing.assert_array_equal(table.read_study(study, slice(2, 7, 2)), made[uid].hu[2:7:2])
         np.testing.assert_array_equal(table.index[records], np.arange(depth))
         np.testing.assert_array_equal(table.slice_number[records], made[uid].numbers)
         stacks = table.read_stacks(records, depth=5, stride=2)

@@ -1,10 +1,10 @@
 """Label tables: what is wrong is named with its file and line."""
 
 import pytest
-from rsna_folder import make, write_dicom, write_tables
 
 from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import DataError
+from tests.data.rsna_folder import make, write_dicom, write_tables
 
 HEADER = "StudyInstanceUID,patient_overall,C1,C2,C3,C4,C5,C6,C7\n"
 BOXES = "StudyInstanceUID,x,y,width,height,slice_number\n"
