@@ -36,7 +36,7 @@ def draw_study(path: str | os.PathLike, study: Study) -> None:
 
     q = study.plan.acquisition
     spacing = (q.spacing_mm, q.pixel_mm, q.pixel_mm)
-    figure = Figure(figsize=(20, 12), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(20, 9.6), facecolor="black", layout="constrained")
     axes = figure.subplots(2, 5)
     for ax, name in zip(axes[0], _AXIAL, strict=True):
         k = _middle(study.labels == VERTEBRAE.index(name) + 1)[0]
@@ -57,7 +57,7 @@ def draw_study(path: str | os.PathLike, study: Study) -> None:
         fontsize=16,
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80, facecolor="black")
+    figure.savefig(path, dpi=90, facecolor="black")
 
 
 def _close_up(plain, marked, study: Study, spacing: tuple[float, float, float]) -> None:

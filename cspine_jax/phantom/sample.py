@@ -212,8 +212,10 @@ def sample_fractures(seed: int, index: int, level: int, difficulty: str, attempt
     kinds = [kind for kind, levels in FRACTURE_KINDS.items() if level in levels]
     weights = np.array([_KIND_WEIGHTS[kind][level] for kind in kinds], float)
     count = 2 if rng.random() < 0.2 else 1
-    fractures = []
+    fractures: list[Fracture] = []
     for kind in rng.choice(kinds, size=min(count, len(kinds)), replace=False, p=weights / weights.sum()):
+        if any(f.kind.split("_")[0] == kind.split("_")[0] for f in fractures):
+            continue  # one dens, one body: their types exclude each other
         low, high = how.conspicuity
         displaced = rng.random() < how.displaced
         fractures.append(

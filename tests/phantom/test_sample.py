@@ -95,6 +95,9 @@ def test_a_study_is_the_same_person_at_every_size_and_scale():
 def test_kinds_and_lengths_are_in_range(plans):
     fractures = [f for plan in plans for f in plan.fractures]
     assert {f.kind for f in fractures} == set(FRACTURE_KINDS)
+    families = [[(f.level, f.kind.split("_")[0]) for f in plan.fractures] for plan in plans]
+    assert all(len(set(family)) == len(family) for family in families)  # no dens is broken in two ways
+    assert any(len(family) > sum(plan.labels[1:]) for family, plan in zip(families, plans, strict=True))
     assert all(f.level in FRACTURE_KINDS[f.kind] and f.side in (-1, 0, 1) for f in fractures)
     assert all(0.4 <= f.gap_mm <= 3 and 0 < f.conspicuity <= 1 and f.displacement_mm >= 0 for f in fractures)
     assert {d.kind for plan in plans for d in plan.distractors} == set(DISTRACTOR_KINDS)
