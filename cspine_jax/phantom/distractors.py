@@ -8,9 +8,9 @@ import dataclasses
 
 import numpy as np
 
+from cspine_jax.phantom.person import Person, landmarks
 from cspine_jax.phantom.plan import Anatomy, Distractor
 from cspine_jax.phantom.shapes import Part, ellipsoid, rod
-from cspine_jax.phantom.vertebra import Person, landmarks
 
 VEIN_HU = np.float32(70.0)
 

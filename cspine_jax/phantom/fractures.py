@@ -13,9 +13,9 @@ import numpy as np
 
 from cspine_jax.phantom.field import Field
 from cspine_jax.phantom.paint import BLOOD_HU
+from cspine_jax.phantom.person import Person, landmarks
 from cspine_jax.phantom.plan import Fracture
 from cspine_jax.phantom.shapes import smoothstep
-from cspine_jax.phantom.vertebra import Person, landmarks
 
 Vector = np.ndarray
 

@@ -9,11 +9,13 @@ from cspine_jax.phantom.field import Field, Grid, build
 from cspine_jax.phantom.fractures import Sclerosis, Squash, fracture_marks
 from cspine_jax.phantom.noise import Texture
 from cspine_jax.phantom.paint import Canvas, Marrow, paint_bone, paint_soft
+from cspine_jax.phantom.person import Person, landmarks
 from cspine_jax.phantom.plan import StudyPlan
+from cspine_jax.phantom.shapes import Bone
 from cspine_jax.phantom.skull import paint_landmarks, paint_skull
 from cspine_jax.phantom.spine import LEVELS, Posture, posture
 from cspine_jax.phantom.tissue import soft_tissue
-from cspine_jax.phantom.vertebra import Bone, Person, disc, landmarks, ribs, vertebra
+from cspine_jax.phantom.vertebra import disc, ribs, vertebra
 
 JOINT_MM = 1.4
 DISC_HU = 85.0

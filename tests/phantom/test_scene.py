@@ -10,10 +10,10 @@ import pytest
 from necks import ANATOMY, acquisition, index_of, make_plan
 
 from cspine_jax.phantom.field import Grid
+from cspine_jax.phantom.person import Person
 from cspine_jax.phantom.plan import Distractor, StudyPlan
 from cspine_jax.phantom.scene import Scene, render
 from cspine_jax.phantom.spine import posture
-from cspine_jax.phantom.vertebra import Person
 
 
 @cache
