@@ -7,7 +7,8 @@ back, z towards the head).
 """
 
 from cspine_jax.ct.masks import read_mask
+from cspine_jax.ct.quality import Quality, assess
 from cspine_jax.ct.read import read_study
 from cspine_jax.ct.volume import Resampling, Volume
 
-__all__ = ["Resampling", "Volume", "read_mask", "read_study"]
+__all__ = ["Quality", "Resampling", "Volume", "assess", "read_mask", "read_study"]

@@ -57,6 +57,8 @@ def decode_jpeg(data: bytes, request: dict, out: memoryview) -> int:
 
     rows, columns, components, bits = _jpeg_frame_header(data)
     _check(rows, columns, components, request)
+    if request["transfer_syntax"] == "1.2.840.10008.1.2.4.51" and bits > 8:
+        raise ValueError("12-bit lossy JPEG has no sound decoder here; export it uncompressed")
     # gdcm counts references that its Python binding does not see: `owner` must own the image, what is made last must go
     # first, and the names must outlive their use. gdcm hands pixels to Python only as text, which costs a fifth of the
     # time: it writes them to a file in memory instead.

@@ -12,7 +12,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -20,7 +20,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from cspine_jax.ct import limits
-from cspine_jax.ct.sources import Entry
+from cspine_jax.ct.sources import READ_ERRORS, Entry
 from cspine_jax.errors import StudyError
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -156,14 +156,14 @@ def _read_header(entry: Entry) -> SliceHeader:
             return _parse(entry, file)
     except (StudyError, NotAnImage):
         raise
-    except OSError as error:
-        raise StudyError(f"{entry.name}: cannot be read ({error.strerror or error}); check the file") from None
+    except READ_ERRORS as error:
+        raise StudyError(f"{entry.name}: cannot be read ({_one_line(str(error))}); copy the file again") from None
     except Exception as error:  # pydicom's exceptions on damaged files are of every kind
         reason = _one_line(str(error)) or type(error).__name__
         raise StudyError(f"{entry.name}: damaged DICOM header ({reason}); copy the file again") from None
 
 
-def _parse(entry: Entry, file: BinaryIO) -> SliceHeader:
+def _parse(entry: Entry, file: IO[bytes]) -> SliceHeader:
     head = file.read(2048)
     file.seek(0)
     if head[128:132] != b"DICM" and not _looks_bare(head):
@@ -211,6 +211,9 @@ def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int |
     samples = get.integer("SamplesPerPixel")
     if samples not in (None, 1):
         raise NotAnImage(f"colour image ({samples} samples a pixel)")
+    photometric = get.text("PhotometricInterpretation").upper()
+    if photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
+        raise NotAnImage(f"colour image ({photometric[:20]})")
     allocated = get.need_integer("BitsAllocated")
     stored = get.integer("BitsStored") or allocated
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
@@ -249,7 +252,7 @@ def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int |
         bits_stored=stored,
         high_bit=stored - 1 if high_bit is None or not stored - 1 <= high_bit < allocated else high_bit,
         signed=signed,
-        photometric=get.text("PhotometricInterpretation").upper(),
+        photometric=photometric,
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
         padding=get.padding(signed),
@@ -347,13 +350,13 @@ def _looks_bare(head: bytes) -> bool:
     return group in (2, 8) and element < 0x0100 and (explicit or length < 1024)
 
 
-def _inflate(entry: Entry, file: BinaryIO) -> tuple[BinaryIO, Dataset, str]:
+def _inflate(entry: Entry, file: IO[bytes]) -> tuple[IO[bytes], Dataset, str]:
     inflated = io.BytesIO(inflate(entry, file))
     dataset = read_dataset(inflated, is_implicit_VR=False, is_little_endian=True, stop_when=_is_pixel_data)
     return inflated, dataset, DEFLATED
 
 
-def inflate(entry: Entry, file: BinaryIO) -> bytes:
+def inflate(entry: Entry, file: IO[bytes]) -> bytes:
     """Inflates the data set of a deflated file (DICOM PS3.5, annex A.5), within `limits.MAX_HEADER_BYTES`."""
     data = file.read()
     at = 132
@@ -379,14 +382,14 @@ def _is_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag.group == 0x7FE0 and tag.element in (0x0008, 0x0009, 0x0010)
 
 
-def _at_pixels(file: BinaryIO) -> bool:
+def _at_pixels(file: IO[bytes]) -> bool:
     at = file.tell()
     found = file.read(2) in (b"\xe0\x7f", b"\x7f\xe0")
     file.seek(at)
     return found
 
 
-def _pixel_value(entry: Entry, file: BinaryIO, syntax: str) -> tuple[int, int | None]:
+def _pixel_value(entry: Entry, file: IO[bytes], syntax: str) -> tuple[int, int | None]:
     """Offset and length of the Pixel Data value; the file stands at the element's tag."""
     order = ">" if syntax == BIG_ENDIAN else "<"
     at = file.tell()

@@ -3,6 +3,12 @@
 MAX_FILES = 20_000
 """Files looked at in one study."""
 
+MAX_ARCHIVE_BYTES = 16 << 30
+"""Bytes a zip archive may say it unpacks to."""
+
+MAX_RATIO = 500
+"""Times a zip member may grow; a CT slice grows two- to fourfold, an empty one a hundredfold."""
+
 MAX_SIDE = 4_096
 """Rows or columns of an image."""
 
@@ -12,8 +18,11 @@ MAX_VOLUME_BYTES = 8 << 30
 MAX_HEADER_BYTES = 64 << 20
 """Bytes of an inflated header and frame in a deflated file."""
 
-DECODER_MEMORY_BYTES = 4 << 30
-"""Address space of a decoder process."""
+MAX_FRAME_BYTES = 256 << 20
+"""Bytes of one compressed image."""
+
+DECODER_MEMORY_BYTES = 1 << 30
+"""Private memory of a decoder process; the shared volume does not count."""
 
 DECODER_SECONDS = 20
 """Processor seconds a decoder may spend on one frame."""

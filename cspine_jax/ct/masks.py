@@ -1,18 +1,15 @@
 """NIfTI vertebra masks -> the grid of a volume, by their affine and without interpolation."""
 
 import os
-from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from cspine_jax.anatomy import LABEL_NAMES
-from cspine_jax.ct import geometry, resample
+from cspine_jax.ct import geometry, nifti, resample
 from cspine_jax.ct.volume import Volume
 from cspine_jax.errors import StudyError
 
 _AXES = ("z (head to feet)", "y (front to back)", "x (right to left)")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 SPACING_TOLERANCE = 0.05
 """Share by which a mask's voxel size may differ from the study's (headers round it)."""
@@ -52,32 +49,16 @@ def read_mask(path: str | os.PathLike, volume: Volume, *, check_place: bool = Tr
 
 def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
     """uint8 labels as stored, and the affine to LPS mm."""
-    if not Path(name).is_file():
-        raise StudyError(f"{name}: no such mask file")
-    try:
-        image = nibabel.load(name)
-        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-        affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel, zlib and the file system each have their own
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise StudyError(f"{name}: not a readable NIfTI file ({reason}); copy it again") from None
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim != 3:
-        raise StudyError(f"{name}: {data.ndim} dimensions; a mask has 3")
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise StudyError(f"{name}: its affine is not invertible; save the mask again with the study's geometry")
+    data, affine = nifti.load(name, "mask")
     top = max(LABEL_NAMES)
     if data.dtype != np.uint8:
         rounded = np.rint(data)
         if not np.array_equal(rounded, data) or (data.size and data.min() < 0):
             raise StudyError(f"{name}: holds values that are no labels; a mask holds whole numbers 0 to {top}")
-        if data.size and data.max() > top:
-            raise StudyError(f"{name}: label {data.max():g}: labels are 0 to {top} (C1..C7, T1..T12)")
-        data = rounded.astype(np.uint8)
+        data = rounded
     if data.size and data.max() > top:
-        raise StudyError(f"{name}: label {data.max()}: labels are 0 to {top} (C1..C7, T1..T12)")
-    return data, _RAS_TO_LPS @ affine
+        raise StudyError(f"{name}: label {data.max():g}: labels are 0 to {top} (C1..C7, T1..T12)")
+    return data.astype(np.uint8, copy=False), affine
 
 
 def _fit(name: str, labels: np.ndarray, affine: np.ndarray, volume: Volume, check_place: bool) -> np.ndarray:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from cspine_jax.ct import codecs
+from cspine_jax.ct import codecs, limits
 from cspine_jax.ct.headers import BIG_ENDIAN, DEFLATED, NATIVE, SliceHeader, inflate
 from cspine_jax.ct.shared import SharedArray
+from cspine_jax.ct.sources import READ_ERRORS
 from cspine_jax.errors import StudyError
 
 AIR_HU = -1024
@@ -43,6 +44,8 @@ def read_pixels(
                 f"{header.name}: transfer syntax {header.transfer_syntax} is not supported; "
                 "export the study uncompressed or as JPEG-Lossless"
             )
+        if header.transfer_syntax in NATIVE:
+            _check_length(header)
     shape = (len(headers), headers[0].rows, headers[0].columns)
     if all(header.transfer_syntax in NATIVE for header in headers):
         out = np.empty(shape, np.int16)
@@ -123,8 +126,12 @@ def available_cores() -> int:
 def _read_native(header: SliceHeader, out: np.ndarray) -> list[str]:
     try:
         return _finish(header, _native(header, out), header.bits_stored, out)
-    except OSError as error:
-        raise StudyError(f"{header.name}: cannot be read ({error.strerror or error}); check the file") from None
+    except READ_ERRORS as error:
+        raise _unreadable(header, error) from None
+
+
+def _unreadable(header: SliceHeader, error: Exception) -> StudyError:
+    return StudyError(f"{header.name}: cannot be read ({' '.join(str(error).split())}); copy the file again")
 
 
 def _decode(
@@ -150,10 +157,18 @@ def _decode(
                 f"{header.name}: transfer syntax {header.transfer_syntax} but its pixels are not encapsulated; "
                 "export the study again"
             )
+        inline = b""
+        if header.entry.path is None:
+            try:
+                with header.entry.open() as file:
+                    file.seek(header.pixel_offset)
+                    inline = file.read(limits.MAX_FRAME_BYTES)
+            except READ_ERRORS as error:
+                raise _unreadable(header, error) from None
         return {
             "memory": memory,
             "place": index * 2 * header.rows * header.columns,
-            "path": header.entry.name,
+            "path": header.entry.path,
             "offset": header.pixel_offset,
             "codec": codecs.CODECS[header.transfer_syntax],
             "transfer_syntax": header.transfer_syntax,
@@ -161,7 +176,7 @@ def _decode(
             "columns": header.columns,
             "bits_allocated": header.bits_allocated,
             "bits_stored": header.bits_stored,
-        }, b""
+        }, inline
 
     def store(index: int, precision: int) -> None:
         header = headers[index]
@@ -188,15 +203,24 @@ def _finish(header: SliceHeader, stored: np.ndarray, bits: int, out: np.ndarray)
     return notes + _to_hu(stored, header, out)
 
 
-def _native(header: SliceHeader, out: np.ndarray) -> np.ndarray:
-    """Stored values in an unsigned container; 16-bit ones straight in the memory of `out`."""
-    bytes_each = header.bits_allocated // 8
-    needed = header.rows * header.columns * bytes_each
+def _check_length(header: SliceHeader) -> None:
+    """Whether the file can hold its pixels; before memory is set aside for what a damaged header claims."""
+    needed = header.rows * header.columns * header.bits_allocated // 8
     if header.pixel_length is not None and header.pixel_length < needed:
         raise StudyError(
             f"{header.name}: Pixel Data holds {header.pixel_length} bytes, {header.rows} x {header.columns} pixels "
             f"of {header.bits_allocated} bits need {needed}; export the study again"
         )
+    if header.transfer_syntax != DEFLATED and header.entry.size < header.pixel_offset + needed:
+        raise StudyError(
+            f"{header.name}: truncated: {header.entry.size} bytes, {header.pixel_offset + needed} needed; copy it again"
+        )
+
+
+def _native(header: SliceHeader, out: np.ndarray) -> np.ndarray:
+    """Stored values in an unsigned container; 16-bit ones straight in the memory of `out`."""
+    bytes_each = header.bits_allocated // 8
+    needed = header.rows * header.columns * bytes_each
     if bytes_each == 2 and out.flags.c_contiguous:
         stored = out.view(np.uint16)
     else:
@@ -275,6 +299,31 @@ def _to_hu(stored: np.ndarray, header: SliceHeader, out: np.ndarray) -> list[str
         out[padding] = AIR_HU
         notes.append(f"pixels outside the field of view set to {AIR_HU} HU")
     return notes
+
+
+def undo_inversion(hu: np.ndarray, header: SliceHeader) -> list[str]:
+    """Turns a volume round, in place, whose MONOCHROME1 was taken to mean inverted pixels.
+
+    MONOCHROME1 is a matter of display: HU are the same (DICOM PS3.3, C.7.6.3.1.2). Some software inverts the pixels all
+    the same; the corners of the image, air in a CT, then look like bone.
+
+    Args:
+        hu: int16 [n, rows, columns].
+        header: of one of the images.
+
+    Returns:
+        A warning where the volume was turned round.
+    """
+    if header.photometric != "MONOCHROME1":
+        return []
+    rows, columns = max(hu.shape[1] // 32, 1), max(hu.shape[2] // 32, 1)
+    corner = float(np.median([hu[:, i, j] for i in (rows, -rows - 1) for j in (columns, -columns - 1)]))
+    top = -1 if header.signed else 2**header.bits_stored - 1
+    turned = round(header.slope * top + 2 * header.intercept)  # the HU of a pixel and of its inverse add up to this
+    if corner < 500 or not -2000 <= turned - corner <= -500:
+        return []
+    np.clip(turned - hu.astype(np.int32), -32768, 32767, out=hu, casting="unsafe")
+    return ["MONOCHROME1 with inverted pixels (the corners looked like bone): turned round"]
 
 
 def _wrap(value: float) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cspine_jax.ct import geometry, headers, limits, pixels, resample, series, sources
+from cspine_jax.ct import geometry, headers, limits, nifti, pixels, resample, series, sources
 from cspine_jax.ct.volume import Resampling, Volume
 from cspine_jax.errors import StudyError
 
@@ -24,7 +24,8 @@ def read_study(
     axial with the superior slice first and the patient's left at higher columns, however it was acquired.
 
     Args:
-        path: the folder with the study's DICOM files.
+        path: the folder with the study's DICOM files (searched through its sub-folders), a zip of it, its DICOMDIR,
+            or a NIfTI file in HU.
         series: SeriesInstanceUID or series number; None takes the axial series with the thinnest slices.
         regular: bring missing slices, uneven gaps and gantry tilt onto a regular, orthogonal grid. False keeps
             every voxel as stored: a tilt is then in the affine, and gaps are only named in the warnings.
@@ -38,6 +39,8 @@ def read_study(
         StudyError: the study cannot be read, or not read right; one line names the file, the value and the fix.
     """
     where = os.fspath(path)
+    if nifti.is_nifti(where):
+        return nifti.read_nifti(where)
     found = sources.entries(path)
     images, left_out, warnings = headers.read_headers(found)
     chosen, notes = _choose(images, where, series, left_out)
@@ -53,6 +56,7 @@ def read_study(
     hu, notes = pixels.read_pixels(stack.headers, workers, _counter(progress, n))
     warnings += notes
     warnings += _compare_duplicates(stack, hu)
+    warnings += pixels.undo_inversion(hu, first)
     numbers = geometry.slice_numbers(stack.headers)
     plan, affine, notes = resample.plan(stack, where)
     if not regular:
@@ -113,6 +117,7 @@ def _volume(
         positions_mm=np.ascontiguousarray(positions),
         thickness_mm=first.thickness,
         kernel=first.kernel,
+        contrast_agent=first.contrast,
         transfer_syntax=first.transfer_syntax,
         turned=(axes, flips),
         resampling=plan,

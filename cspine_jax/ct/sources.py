@@ -2,11 +2,17 @@
 
 import dataclasses
 import os
+import stat
+import zipfile
+import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from cspine_jax.ct import limits
 from cspine_jax.errors import StudyError
+
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What opening or reading an entry may raise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +31,39 @@ class Entry:
     suffix: str
     size: int
 
-    def open(self) -> BinaryIO:
-        """Opens the file for reading; the caller closes it."""
+    @property
+    def path(self) -> str | None:
+        """The plain file other processes can open; None where there is none."""
+        return self.name
+
+    def open(self) -> IO[bytes]:
+        """Opens the file for reading, seekable; the caller closes it."""
         return open(self.name, "rb", buffering=16_384)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipEntry(Entry):
+    """A member of a zip archive: inflated while it is read, never unpacked to disk."""
+
+    archive: zipfile.ZipFile
+    member: zipfile.ZipInfo
+
+    @property
+    def path(self) -> None:
+        """No plain file."""
+        return None
+
+    def open(self) -> IO[bytes]:
+        """Opens the member; several may be open at a time."""
+        return self.archive.open(self.member)
 
 
 def entries(path: str | os.PathLike) -> list[Entry]:
     """Lists the files of a study.
 
     Args:
-        path: a folder (searched through its sub-folders; links are not followed) or one file.
+        path: a folder (searched through its sub-folders; links to folders are not followed), a zip archive, a
+            DICOMDIR (its folder is searched) or one file.
 
     Returns:
         The files in a stable order. Hidden files and empty folders are left out.
@@ -43,31 +72,71 @@ def entries(path: str | os.PathLike) -> list[Entry]:
         StudyError: there is nothing at `path`, or too much.
     """
     root = Path(path)
-    if root.is_file():
-        return [_entry(root, root.stat().st_size)]
-    if not root.is_dir():
-        raise StudyError(f"{root}: no such file or folder; give the folder that holds the study's .dcm files")
+    if root.name.upper() == "DICOMDIR" and root.is_file():
+        root = root.parent
+    try:
+        if root.is_dir():
+            found = _folder(root)
+        elif root.is_file():
+            found = _zip(root) if zipfile.is_zipfile(root) else [_entry(root, root.stat().st_size)]
+        elif os.path.lexists(root):
+            raise StudyError(f"{root}: neither a file nor a folder; give the folder that holds the study's .dcm files")
+        else:
+            raise StudyError(f"{root}: no such file or folder; give the folder that holds the study's .dcm files")
+    except OSError as error:
+        raise StudyError(f"{root}: cannot be listed ({error.strerror or error}); check its permissions") from None
+    if not found:
+        raise StudyError(f"{root}: no files in it; give the folder that holds the study's .dcm files")
+    return found
+
+
+def _folder(root: Path) -> list[Entry]:
     found: list[Entry] = []
     waiting = [root]
     while waiting:
-        folder = waiting.pop()
-        try:
-            listing = sorted(os.scandir(folder), key=lambda item: item.name)
-        except OSError as error:
-            raise StudyError(f"{folder}: cannot be listed ({error.strerror}); check its permissions") from None
-        for item in listing:
+        for item in sorted(os.scandir(waiting.pop()), key=lambda item: item.name):
             if item.name.startswith("."):
                 continue
             if item.is_dir(follow_symlinks=False):
                 waiting.append(Path(item.path))
-            elif item.is_file():
-                found.append(_entry(Path(item.path), item.stat().st_size))
-                if len(found) > limits.MAX_FILES:
-                    raise StudyError(
-                        f"{root}: more than {limits.MAX_FILES:,} files; give the folder of one study, not of many"
-                    )
-    if not found:
-        raise StudyError(f"{root}: no files in this folder; give the folder that holds the study's .dcm files")
+                continue
+            status = item.stat() if item.is_file() else None
+            if status and stat.S_ISREG(status.st_mode):  # pipes and devices would never end
+                found.append(_entry(Path(item.path), status.st_size))
+            if len(found) + len(waiting) > limits.MAX_FILES:
+                raise StudyError(
+                    f"{root}: more than {limits.MAX_FILES:,} files; give the folder of one study, not of many"
+                )
+    return found
+
+
+def _zip(root: Path) -> list[Entry]:
+    try:
+        archive = zipfile.ZipFile(root)
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+        raise StudyError(f"{root}: damaged zip archive ({' '.join(str(error).split())}); copy it again") from None
+    if len(members) > limits.MAX_FILES:
+        raise StudyError(f"{root}: {len(members):,} files in it, at most {limits.MAX_FILES:,}; zip one study")
+    total = sum(member.file_size for member in members)
+    if total > limits.MAX_ARCHIVE_BYTES:
+        raise StudyError(
+            f"{root}: unpacks to {total / 2**30:.1f} GiB, at most {limits.MAX_ARCHIVE_BYTES >> 30}; zip one study"
+        )
+    found: list[Entry] = []
+    for member in sorted(members, key=lambda member: member.filename):
+        inside = "".join(c if c.isprintable() else "?" for c in member.filename)
+        path = Path(inside.replace("\\", "/"))
+        if path.name.startswith((".", "._")) or "__MACOSX" in path.parts:
+            continue
+        name = f"{root}:{inside}"
+        if member.flag_bits & 0x1:
+            raise StudyError(f"{name}: encrypted; unpack the archive with its password and give the folder")
+        if member.file_size > limits.MAX_RATIO * max(member.compress_size, 1024):
+            raise StudyError(
+                f"{name}: {member.file_size:,} bytes packed in {member.compress_size:,}; not a CT, remove it"
+            )
+        found.append(ZipEntry(name, path.stem, path.suffix.lower(), member.file_size, archive, member))
     return found
 
 

@@ -1,8 +1,13 @@
 """The volume every room works on: HU in (z, y, x) order with the geometry that places it in the patient."""
 
 import dataclasses
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from cspine_jax.ct.quality import Quality
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +27,7 @@ class Volume:
             the acquisition is axial).
         thickness_mm: SliceThickness as the header says, None where absent. Not the spacing.
         kernel: ConvolutionKernel, "" where absent.
+        contrast_agent: whether the header names one; None where the container cannot tell.
         transfer_syntax: transfer syntax UID of the first slice, "" for other containers.
         stored_shape: shape in (z, y, x) order of what the files hold; `shape` where nothing was resampled.
         stored_affine: its affine; `affine` where nothing was resampled.
@@ -40,6 +46,7 @@ class Volume:
     positions_mm: np.ndarray
     thickness_mm: float | None = None
     kernel: str = ""
+    contrast_agent: bool | None = None
     transfer_syntax: str = ""
     turned: tuple[tuple[int, int, int], tuple[bool, bool, bool]] = ((0, 1, 2), (False, False, False))
     resampling: "Resampling | None" = None
@@ -51,6 +58,13 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         """(D, H, W)."""
         return self.hu.shape  # type: ignore[return-value]
+
+    @functools.cached_property
+    def quality(self) -> "Quality":
+        """Measurements and verdict of the quality gate."""
+        from cspine_jax.ct.quality import assess  # it needs this module
+
+        return assess(self)
 
     @property
     def extent_mm(self) -> float:

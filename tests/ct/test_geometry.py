@@ -283,3 +283,27 @@ def test_turning_an_array_keeps_every_voxel_at_its_place():
             back = np.rint(np.linalg.inv(new) @ place)[:3].astype(int)
             assert turned[tuple(back)] == array[index]
         assert to_axial(new) == ((0, 1, 2), (False, False, False))
+
+
+@pytest.mark.parametrize(("signed", "intercept"), [(False, -1024), (True, 0)])
+def test_monochrome1_keeps_hu_and_inverted_pixels_are_turned_round(tmp_path, signed, intercept):
+    hu = make_volume((4, 64, 64))
+    hu[:, :6, :], hu[:, -6:, :], hu[:, :, :6], hu[:, :, -6:] = -1000, -1000, -1000, -1000
+
+    def relabel(dataset, index):
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    def invert(dataset, index):
+        relabel(dataset, index)
+        pixels = np.frombuffer(dataset.PixelData, "<i2" if signed else "<u2")
+        dataset.PixelData = (~pixels if signed else 4095 - pixels).astype(pixels.dtype).tobytes()
+
+    kind = {"signed": signed, "intercept": intercept, "bits": (16, 16) if signed else (16, 12)}
+    write_series(tmp_path / "label", hu, edit=relabel, **kind)
+    volume = read_study(tmp_path / "label")
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert volume.warnings == ()
+    write_series(tmp_path / "pixels", hu, edit=invert, **kind)
+    volume = read_study(tmp_path / "pixels")
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert any("MONOCHROME1" in note for note in volume.warnings)

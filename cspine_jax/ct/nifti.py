@@ -1,0 +1,98 @@
+"""A CT volume in a NIfTI file -> `Volume`."""
+
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from cspine_jax.ct import geometry, limits
+from cspine_jax.ct.volume import Volume
+from cspine_jax.errors import StudyError
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def is_nifti(path: str | os.PathLike) -> bool:
+    """Whether the name says NIfTI."""
+    return os.fspath(path).lower().endswith((".nii", ".nii.gz"))
+
+
+def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Loads a NIfTI file.
+
+    Args:
+        path: `.nii` or `.nii.gz`.
+        what: what it should be, for messages.
+
+    Returns:
+        The array as stored, 3 axes, and its affine [4, 4] to LPS mm.
+
+    Raises:
+        StudyError: the file is missing, damaged, of the wrong shape, or has no usable affine.
+    """
+    name = os.fspath(path)
+    if not Path(name).is_file():
+        raise StudyError(f"{name}: no such {what} file")
+    try:
+        image = nibabel.load(name)
+        if np.prod(image.shape, dtype=float) * 2 > limits.MAX_VOLUME_BYTES:  # type: ignore[attr-defined]
+            raise StudyError(f"{name}: {image.shape} voxels exceed the limit; give one study")  # type: ignore[attr-defined]
+        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+        affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
+    except StudyError:
+        raise
+    except Exception as error:  # nibabel, zlib and the file system each have their own
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise StudyError(f"{name}: not a readable NIfTI file ({reason}); copy it again") from None
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise StudyError(f"{name}: {data.ndim} dimensions; a {what} has 3")
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise StudyError(f"{name}: its affine is not invertible; save it again with the study's geometry")
+    return data, _RAS_TO_LPS @ affine
+
+
+def read_nifti(path: str | os.PathLike) -> Volume:
+    """Reads a CT volume in HU.
+
+    Args:
+        path: `.nii` or `.nii.gz`; its name without suffix stands for the study's UID, slices are numbered 1, 2, ...
+            from the head.
+
+    Returns:
+        The volume.
+
+    Raises:
+        StudyError: the file is no CT volume.
+    """
+    name = os.fspath(path)
+    data, affine = load(path, "volume")
+    if min(data.shape) < 2 or data.dtype.kind not in "iuf":
+        raise StudyError(f"{name}: {data.shape} of {data.dtype}: no volume of numbers; convert the CT again")
+    warnings: list[str] = []
+    if not np.isfinite(data).all():
+        raise StudyError(f"{name}: holds values that are not numbers (NaN, infinity); convert the CT again")
+    low, high = float(data.min()), float(data.max())
+    if low > -200:
+        raise StudyError(f"{name}: lowest value {low:g}: no air in it, so no HU; convert the CT again without scaling")
+    if low < -32768 or high > 32767:
+        warnings.append("HU beyond the int16 range were clipped")
+    axes, flips = geometry.to_axial(affine)
+    turned = geometry.turned_affine(affine, data.shape, axes, flips)
+    hu = geometry.turn(np.clip(np.rint(data), -32768, 32767).astype(np.int16), axes, flips)
+    spacing = np.linalg.norm(turned[:3, :3], axis=0)
+    depth = hu.shape[0]
+    return Volume(
+        hu=hu,
+        spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        affine=turned,
+        study_uid=Path(name).name.split(".nii")[0],
+        series_uid="",
+        slice_numbers=np.arange(1, depth + 1, dtype=np.int32),
+        positions_mm=turned[:3, 3] + np.arange(depth)[:, None] * turned[:3, 0],
+        stored_shape=hu.shape,
+        stored_affine=turned,
+        warnings=tuple(warnings),
+    )
