@@ -46,6 +46,10 @@ def pair(value: Size) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
+def _at_least_float32(x: jax.Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0, groups: int = 1) -> jax.Array:
     """Cross-correlation in the form that is fast on this back end.
 
@@ -163,7 +167,7 @@ def global_pool(x: jax.Array, kind: str) -> jax.Array:
     "avg" keeps what the image is about, "max" the strongest local evidence (a fracture fills a few pixels);
     "avgmax" concatenates both to `[B, 2 C]`.
     """
-    x = x.astype(jnp.float32)
+    x = x.astype(_at_least_float32(x))
     if kind == "avg":
         return x.mean((1, 2))
     if kind == "max":
@@ -240,7 +244,7 @@ class BatchNorm(nnx.Module):
         """`[B, H, W, C]` or `[B, C]`, normalised a channel; `train` uses and records the batch's statistics."""
         if train:
             axes = tuple(range(x.ndim - 1))
-            wide = x.astype(jnp.float32)
+            wide = x.astype(_at_least_float32(x))
             mean = wide.mean(axes)
             var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
             count = x.size // x.shape[-1]
@@ -250,7 +254,7 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * lax.rsqrt(var + self.eps)
         shift = self.bias[...] - mean * scale
         axes = tuple(range(x.ndim - 1))
-        y = x.astype(jnp.float32) * jnp.expand_dims(scale, axes) + jnp.expand_dims(shift, axes)
+        y = x.astype(_at_least_float32(x)) * jnp.expand_dims(scale, axes) + jnp.expand_dims(shift, axes)
         return y.astype(self.dtype or x.dtype)
 
     def _record(self, mean: jax.Array, var: jax.Array) -> None:

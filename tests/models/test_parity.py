@@ -65,7 +65,6 @@ def test_resnet_equals_torchvision(torchvision, name):
     state = nnx.map_state(lambda path, x: x.replace(jnp.asarray(from_torch(weights[torch_name(path)]))), state)
 
     x = np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype(np.float32)
-    target = np.array([1, 2, 3, 4])
     image = torch.from_numpy(x).permute(0, 3, 1, 2)
 
     assert relative(nnx.merge(graph, state)(x), net.eval()(image).detach()) < 1e-4
@@ -76,24 +75,32 @@ def test_resnet_equals_torchvision(torchvision, name):
     for level, k in zip(nnx.merge(graph, state).pyramid(jnp.asarray(x))[1:], stages, strict=True):
         assert relative(level, stages[k].detach().permute(0, 2, 3, 1)) < 1e-4
 
+    with jax.enable_x64(True):  # in float32 both sides' gradients are 2% off: the random network is ill-conditioned
+        compare_training(net.double(), graph, jax.tree.map(lambda v: v.astype(jnp.float64), state), x)
+
+
+def compare_training(net, graph, state, x):
+    """Loss, gradients and recorded batch statistics of one step."""
+    target = np.arange(len(x))
+    image = torch.from_numpy(x).double().permute(0, 3, 1, 2)
     params, stats = nnx.split_state(state, nnx.Param, ...)
 
     @jax.jit
     def step(params, stats):
         def loss(params):
             model = nnx.merge(graph, params, stats, copy=True)
-            logits = jax.nn.log_softmax(model(jnp.asarray(x), train=True))
-            return -logits[jnp.arange(4), target].mean(), nnx.state(model, nnx.BatchStat)
+            logits = jax.nn.log_softmax(model(jnp.asarray(x, jnp.float64), train=True))
+            return -logits[target, target].mean(), nnx.state(model, nnx.BatchStat)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (loss, after), grads = step(params, stats)
     expected = torch.nn.functional.cross_entropy(net.train()(image), torch.from_numpy(target))
     expected.backward()
-    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
     theirs = dict(net.named_parameters())
     for path, grad in nnx.to_flat_state(grads):
-        assert relative(grad[...], from_torch(theirs[torch_name(path)].grad)) < 1e-3, path
+        assert relative(grad[...], from_torch(theirs[torch_name(path)].grad)) < 1e-4, path
     buffers = dict(net.named_buffers())
     for path, value in nnx.to_flat_state(after):
-        assert relative(value[...], from_torch(buffers[torch_name(path)])) < 1e-4, path
+        assert relative(value[...], from_torch(buffers[torch_name(path)])) < 1e-6, path
