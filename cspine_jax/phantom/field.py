@@ -27,10 +27,6 @@ class Frame:
         """Patient coordinates [..., 3] of local points [..., 3]."""
         return self.origin + (self.scale * np.asarray(local, np.float64)) @ self.rotation.T
 
-    def to_local(self, patient: np.ndarray) -> np.ndarray:
-        """Local coordinates [..., 3] of patient points [..., 3]."""
-        return (np.asarray(patient, np.float64) - self.origin) @ self.rotation / self.scale
-
 
 class Grid:
     """Sample positions: pixels in plane, and `sub` planes inside each slice that are averaged to its thickness."""

@@ -30,10 +30,6 @@ class Posture:
     vertebrae: tuple[Frame, ...]
     discs: tuple[float, ...]
 
-    def heights(self) -> np.ndarray:
-        """Heights in mm of the skull and the vertebrae, descending, float64 [1 + 15]."""
-        return np.array([self.skull.origin[2], *(frame.origin[2] for frame in self.vertebrae)])
-
 
 def _rotation(pitch: float, roll: float, yaw: float) -> np.ndarray:
     """Rotation [3, 3]: pitch tips the upper end forward, roll tips it right, yaw turns about the long axis; radians."""
