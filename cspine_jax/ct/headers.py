@@ -6,13 +6,12 @@ Elements are taken raw and converted here, so a value that breaks the standard e
 
 import dataclasses
 import io
-import math
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -20,6 +19,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from cspine_jax.ct import limits
+from cspine_jax.ct.fields import Fields, text
 from cspine_jax.ct.sources import READ_ERRORS, Entry
 from cspine_jax.errors import StudyError
 
@@ -31,40 +31,6 @@ NATIVE: frozenset[str] = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
-
-_TAGS: dict[str, int] = {
-    "ImageType": 0x00080008,
-    "SOPClassUID": 0x00080016,
-    "SOPInstanceUID": 0x00080018,
-    "Modality": 0x00080060,
-    "SliceThickness": 0x00180050,
-    "GantryDetectorTilt": 0x00181120,
-    "ConvolutionKernel": 0x00181210,
-    "ContrastBolusAgent": 0x00180010,
-    "PatientPosition": 0x00185100,
-    "StudyInstanceUID": 0x0020000D,
-    "SeriesInstanceUID": 0x0020000E,
-    "SeriesNumber": 0x00200011,
-    "AcquisitionNumber": 0x00200012,
-    "InstanceNumber": 0x00200013,
-    "ImagePositionPatient": 0x00200032,
-    "ImageOrientationPatient": 0x00200037,
-    "SliceLocation": 0x00201041,
-    "SamplesPerPixel": 0x00280002,
-    "PhotometricInterpretation": 0x00280004,
-    "NumberOfFrames": 0x00280008,
-    "Rows": 0x00280010,
-    "Columns": 0x00280011,
-    "PixelSpacing": 0x00280030,
-    "BitsAllocated": 0x00280100,
-    "BitsStored": 0x00280101,
-    "HighBit": 0x00280102,
-    "PixelRepresentation": 0x00280103,
-    "PixelPaddingValue": 0x00280120,
-    "PixelPaddingRangeLimit": 0x00280121,
-    "RescaleIntercept": 0x00281052,
-    "RescaleSlope": 0x00281053,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +107,9 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
         warnings.simplefilter("always")
         for entry in found:
             try:
-                headers.append(_read_header(entry))
+                header, found_notes = _read_header(entry)
+                headers.append(header)
+                notes.update(dict.fromkeys(found_notes))
             except NotAnImage as reason:
                 left_out.append(f"{entry.name}: {reason}")
             for warning in caught:
@@ -150,7 +118,7 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
     return headers, left_out, list(notes)
 
 
-def _read_header(entry: Entry) -> SliceHeader:
+def _read_header(entry: Entry) -> tuple[SliceHeader, list[str]]:
     try:
         with entry.open() as file:
             return _parse(entry, file)
@@ -163,7 +131,7 @@ def _read_header(entry: Entry) -> SliceHeader:
         raise StudyError(f"{entry.name}: damaged DICOM header ({reason}); copy the file again") from None
 
 
-def _parse(entry: Entry, file: IO[bytes]) -> SliceHeader:
+def _parse(entry: Entry, file: IO[bytes]) -> tuple[SliceHeader, list[str]]:
     head = file.read(2048)
     file.seek(0)
     if head[128:132] != b"DICM" and not _looks_bare(head):
@@ -178,13 +146,13 @@ def _parse(entry: Entry, file: IO[bytes]) -> SliceHeader:
     else:
         dataset = dcmread(file, stop_before_pixels=True, force=True)
         meta = getattr(dataset, "file_meta", None)
-        syntax = _text(meta, 0x00020010) if meta is not None else ""
+        syntax = text(meta, 0x00020010) if meta is not None else ""
         implicit, little = dataset.original_encoding
         if not syntax:
             syntax = (IMPLICIT if implicit else EXPLICIT) if little else BIG_ENDIAN
     if (0x0004, 0x1220) in dataset:
         raise NotAnImage("DICOMDIR")
-    get = _Fields(entry, dataset)
+    get = Fields(entry, dataset)
     modality = get.text("Modality")
     sop_class = get.text("SOPClassUID")
     if modality and modality != "CT":
@@ -200,10 +168,10 @@ def _parse(entry: Entry, file: IO[bytes]) -> SliceHeader:
             raise StudyError(f"{entry.name}: truncated: ends before its image; copy the file again")
         raise NotAnImage("no image in it")
     offset, length = _pixel_value(entry, file, syntax)
-    return _build(entry, get, syntax, offset, length)
+    return _build(entry, get, syntax, offset, length), get.notes
 
 
-def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int | None) -> SliceHeader:
+def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | None) -> SliceHeader:
     rows, columns = get.need_integer("Rows"), get.need_integer("Columns")
     for name, side in (("Rows", rows), ("Columns", columns)):
         if not 1 <= side <= limits.MAX_SIDE:
@@ -231,9 +199,9 @@ def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int |
         entry=entry,
         study_uid=get.text("StudyInstanceUID"),
         series_uid=get.text("SeriesInstanceUID"),
-        series_number=get.integer("SeriesNumber"),
-        acquisition=get.integer("AcquisitionNumber"),
-        instance=get.integer("InstanceNumber"),
+        series_number=get.spare_integer("SeriesNumber"),
+        acquisition=get.spare_integer("AcquisitionNumber"),
+        instance=get.spare_integer("InstanceNumber"),
         number=number,
         modality=get.text("Modality"),
         image_type=tuple(get.text("ImageType").upper().split("\\")),
@@ -243,8 +211,8 @@ def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int |
         position=get.numbers("ImagePositionPatient", 3),
         orientation=get.numbers("ImageOrientationPatient", 6),
         spacing=get.numbers("PixelSpacing", 2),
-        thickness=get.number("SliceThickness"),
-        location=get.number("SliceLocation"),
+        thickness=get.spare("SliceThickness"),
+        location=get.spare("SliceLocation"),
         rows=rows,
         columns=columns,
         frames=frames,
@@ -260,85 +228,6 @@ def _build(entry: Entry, get: "_Fields", syntax: str, offset: int, length: int |
         pixel_offset=offset,
         pixel_length=length,
     )
-
-
-class _Fields:
-    """Raw elements of one data set, converted with errors that name the file, the element and the value."""
-
-    def __init__(self, entry: Entry, dataset: Dataset):
-        self._entry, self._dataset = entry, dataset
-
-    def __contains__(self, name: str) -> bool:
-        return _TAGS[name] in self._dataset
-
-    def text(self, name: str) -> str:
-        return _text(self._dataset, _TAGS[name])
-
-    def numbers(self, name: str, count: int) -> Any:
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            values = tuple(float(part) for part in text.split("\\"))
-        except ValueError:
-            values = ()
-        if len(values) != count or not all(math.isfinite(value) for value in values):
-            raise self._bad(name, text, f"{count} number{'s' if count > 1 else ''}")
-        return values
-
-    def number(self, name: str) -> float | None:
-        values = self.numbers(name, 1)
-        return None if values is None else values[0]
-
-    def integer(self, name: str) -> int | None:
-        raw = self._dataset.get_item(_TAGS[name])
-        value = getattr(raw, "value", None)
-        if not value:
-            return None
-        if name in _BINARY:
-            if len(value) < 2:
-                raise self._bad(name, value.hex(), "2 bytes")
-            order = "<" if getattr(raw, "is_little_endian", True) else ">"
-            return struct.unpack(order + "H", value[:2])[0]
-        number = self.number(name)
-        if number is not None and number != int(number):
-            raise self._bad(name, self.text(name), "a whole number")
-        return None if number is None else int(number)
-
-    def need_integer(self, name: str) -> int:
-        value = self.integer(name)
-        if value is None:
-            raise StudyError(f"{self._entry.name}: {name} is missing; export the study again")
-        return value
-
-    def padding(self, signed: bool) -> tuple[int, int] | None:
-        ends = [self.integer(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-        if ends[0] is None:
-            return None
-        # Written as US or SS whatever the pixels are: read the two bytes as the pixels are.
-        ends = [ends[0] if end is None else end for end in ends]
-        low, high = sorted(end - 65536 if signed and end >= 32768 else end for end in ends if end is not None)
-        return low, high
-
-    def _bad(self, name: str, value: str, wanted: str) -> StudyError:
-        return StudyError(f"{self._entry.name}: {name} {value[:60]!r}: must be {wanted}; export the study again")
-
-
-_BINARY = frozenset(
-    "SamplesPerPixel Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue "
-    "PixelPaddingRangeLimit".split()
-)
-
-
-def _text(dataset: Dataset, tag: int) -> str:
-    if tag not in dataset:
-        return ""
-    value = dataset.get_item(BaseTag(tag)).value
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
-    elif not isinstance(value, str):  # pydicom converted it already (file meta)
-        value = "" if value is None else str(value)
-    return value.strip(" \0\r\n\t")
 
 
 def _looks_bare(head: bytes) -> bool:

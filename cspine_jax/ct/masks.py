@@ -49,7 +49,9 @@ def read_mask(path: str | os.PathLike, volume: Volume, *, check_place: bool = Tr
 
 def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
     """uint8 labels as stored, and the affine to LPS mm."""
-    data, affine = nifti.load(name, "mask")
+    data, (slope, intercept), affine = nifti.load(name, "mask")
+    if (slope, intercept) != (1, 0):
+        data = data * slope + intercept
     top = max(LABEL_NAMES)
     if data.dtype != np.uint8:
         rounded = np.rint(data)

@@ -18,7 +18,7 @@ def is_nifti(path: str | os.PathLike) -> bool:
     return os.fspath(path).lower().endswith((".nii", ".nii.gz"))
 
 
-def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, np.ndarray]:
+def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
     """Loads a NIfTI file.
 
     Args:
@@ -26,7 +26,7 @@ def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, np.ndarray]:
         what: what it should be, for messages.
 
     Returns:
-        The array as stored, 3 axes, and its affine [4, 4] to LPS mm.
+        The array as stored, 3 axes; the slope and intercept that make it values; its affine [4, 4] to LPS mm.
 
     Raises:
         StudyError: the file is missing, damaged, of the wrong shape, or has no usable affine.
@@ -38,7 +38,8 @@ def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, np.ndarray]:
         image = nibabel.load(name)
         if np.prod(image.shape, dtype=float) * 2 > limits.MAX_VOLUME_BYTES:  # type: ignore[attr-defined]
             raise StudyError(f"{name}: {image.shape} voxels exceed the limit; give one study")  # type: ignore[attr-defined]
-        data = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+        data = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
+        scale = float(image.dataobj.slope), float(image.dataobj.inter)  # type: ignore[attr-defined]
         affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]
     except StudyError:
         raise
@@ -51,7 +52,7 @@ def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, np.ndarray]:
         raise StudyError(f"{name}: {data.ndim} dimensions; a {what} has 3")
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise StudyError(f"{name}: its affine is not invertible; save it again with the study's geometry")
-    return data, _RAS_TO_LPS @ affine
+    return data, scale, _RAS_TO_LPS @ affine
 
 
 def read_nifti(path: str | os.PathLike) -> Volume:
@@ -68,20 +69,25 @@ def read_nifti(path: str | os.PathLike) -> Volume:
         StudyError: the file is no CT volume.
     """
     name = os.fspath(path)
-    data, affine = load(path, "volume")
+    data, (slope, intercept), affine = load(path, "volume")
     if min(data.shape) < 2 or data.dtype.kind not in "iuf":
         raise StudyError(f"{name}: {data.shape} of {data.dtype}: no volume of numbers; convert the CT again")
     warnings: list[str] = []
-    if not np.isfinite(data).all():
-        raise StudyError(f"{name}: holds values that are not numbers (NaN, infinity); convert the CT again")
-    low, high = float(data.min()), float(data.max())
+    hu = np.empty(data.shape, np.int16)
+    low, high = np.inf, -np.inf
+    for index, plane in enumerate(data):  # plane by plane: a float volume takes four times the memory
+        values = plane.astype(np.float64) * slope + intercept
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if not np.isfinite(values).all():
+            raise StudyError(f"{name}: holds values that are not numbers (NaN, infinity); convert the CT again")
+        hu[index] = np.clip(np.rint(values), -32768, 32767)
     if low > -200:
         raise StudyError(f"{name}: lowest value {low:g}: no air in it, so no HU; convert the CT again without scaling")
     if low < -32768 or high > 32767:
         warnings.append("HU beyond the int16 range were clipped")
     axes, flips = geometry.to_axial(affine)
     turned = geometry.turned_affine(affine, data.shape, axes, flips)
-    hu = geometry.turn(np.clip(np.rint(data), -32768, 32767).astype(np.int16), axes, flips)
+    hu = geometry.turn(hu, axes, flips)
     spacing = np.linalg.norm(turned[:3, :3], axis=0)
     depth = hu.shape[0]
     return Volume(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cspine_jax.ct import geometry, headers, limits, nifti, pixels, resample, series, sources
+from cspine_jax.ct.hu import undo_inversion
 from cspine_jax.ct.volume import Resampling, Volume
 from cspine_jax.errors import StudyError
 
@@ -56,7 +57,7 @@ def read_study(
     hu, notes = pixels.read_pixels(stack.headers, workers, _counter(progress, n))
     warnings += notes
     warnings += _compare_duplicates(stack, hu)
-    warnings += pixels.undo_inversion(hu, first)
+    warnings += undo_inversion(hu, first)
     numbers = geometry.slice_numbers(stack.headers)
     plan, affine, notes = resample.plan(stack, where)
     if not regular:

@@ -4,7 +4,7 @@ import numpy as np
 
 from cspine_jax.ct import limits
 from cspine_jax.ct.geometry import UNEVEN, Stack
-from cspine_jax.ct.pixels import AIR_HU
+from cspine_jax.ct.hu import AIR_HU
 from cspine_jax.ct.volume import Resampling
 from cspine_jax.errors import StudyError
 

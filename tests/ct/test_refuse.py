@@ -190,3 +190,19 @@ def test_what_pydicom_forgives_becomes_a_warning_of_the_volume(tmp_path):
     volume = read_study(tmp_path)
     np.testing.assert_array_equal(volume.hu, hu)
     assert any("1.dcm" in note and "implicit" in note.lower() for note in volume.warnings)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, while it writes the broken value
+def test_broken_values_nobody_needs_are_left_out_and_noted(tmp_path):
+    hu = make_volume()
+
+    def edit(dataset, index):
+        if index == 1:
+            dataset.InstanceNumber = 99_999_999_999
+
+    files = write_series(tmp_path, hu, edit=edit, names=[f"{c}.dcm" for c in "abcdef"])
+    files[1].write_bytes(files[1].read_bytes().replace(b"DS\4\0" + b"2.5 ", b"DS\4\0" + b"thin"))
+    volume = read_study(tmp_path)
+    np.testing.assert_array_equal(volume.hu, hu)
+    np.testing.assert_array_equal(volume.slice_numbers, [1, -1, 3, 4, 5, 6])
+    assert len(volume.warnings) == 1 and "SliceThickness 'thin'" in volume.warnings[0]
