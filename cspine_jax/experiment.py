@@ -80,7 +80,6 @@ class Experiment:
     Args:
         config: the configuration.
         workdir: W; made if absent.
-        clock: seconds since the program started (for the figures printed at the end).
     """
 
     def __init__(self, config: Config, workdir: str | Path):
@@ -93,12 +92,12 @@ class Experiment:
 
     def train(self) -> None:
         """Makes the data where needed, then trains or resumes; see `training.loop.fit` for what is written."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
         check_same(self.workdir, self.config, ignore=HARMLESS)
+        data = self.data
+        config, table = self.config.data, data.table
+        self.workdir.mkdir(parents=True, exist_ok=True)
         with only_process(self.workdir):
             _write_text(self.workdir / "config.json", json.dumps(to_dict(self.config), indent=1) + "\n")
-            data = self.data
-            config, table = self.config.data, data.table
             shard = {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
             loaders = Loaders(
                 train=lambda: train_batches(table, config, self.config.seed, studies=data.parts["train"], **shard),

@@ -66,7 +66,7 @@ def first(tmp_path_factory):
 
 
 def test_the_whole_command_writes_what_it_promises(first):
-    folder, workdir, done = first
+    _, workdir, done = first
     for name in ("config.json", "metrics.jsonl", "evaluation/report.html", "evaluation/metrics.json"):
         assert (workdir / name).stat().st_size > 0
     with (workdir / "evaluation" / "predictions.csv").open() as file:
