@@ -4,6 +4,10 @@
 
 Writes phantom studies as DICOM, builds the records, trains document B's Type 3 model (image in; fracture and vertebra
 probabilities out; L = 2 L_frac + L_vert) from scratch and reports on studies it never saw.
+`--config.data.manual_dir=/data/rsna` points the same command at a real RSNA-layout folder.
+
+Cost: at most 8 minutes on two CPU cores, compilation included.
+Expected on phantom: vertebra presence AUC >= 0.98, slice fracture AUC >= 0.85, patient AUC >= 0.80.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
 """launch.py end to end on a shrunk quickstart: train, run again, kill and resume, and every way to get it wrong."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -173,12 +175,28 @@ def test_every_mistake_is_one_line_and_exit_2(first, flags, words):
     assert words in one_line_error(folder, folder / "none", *flags)
 
 
-def test_in_process_parsing(capsys):
-    sys.path.insert(0, str(ROOT))
-    try:
-        import launch as module
-    finally:
-        sys.path.remove(str(ROOT))
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("launch")
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_how_to_run_it(module, recipe):
+    from cspine_jax.training.slice_task import SliceTask
+
+    config, workdir, _, _ = module.parse([f"--config={recipe}"])
+    assert config.name == recipe.stem and workdir == Path("runs") / recipe.stem
+    task = SliceTask(config)
+    params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    assert sum(x.size for x in jax.tree.leaves(params)) > 10_000
+    text = recipe.read_text()
+    assert f"python launch.py --config=configs/{recipe.name}" in text
+    assert "cost" in text.lower() and "expect" in text.lower()
+    assert "cspine_jax import" not in text and "import cspine_jax" not in text
+
+
+def test_in_process_parsing(module, capsys):
     config, workdir, mode, cache = module.parse(
         [f"--config={RECIPE}", "--config.optim.lr", "1e-4", "--config.train.bf16", "--mode=evaluate"]
     )
