@@ -31,7 +31,7 @@ def decode_jpeg_ls(data: bytes, request: dict, out: memoryview) -> int:
 
 
 def decode_jpeg_2000(data: bytes, request: dict, out: memoryview) -> int:
-    """JPEG 2000 and HTJ2K."""
+    """JPEG 2000."""
     from openjpeg.utils import decode_pixel_data, get_parameters
 
     info: dict[str, Any] = dict(get_parameters(data))

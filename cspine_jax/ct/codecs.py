@@ -29,13 +29,10 @@ CODECS: dict[str, str] = {
     "1.2.840.10008.1.2.4.81": "jpeg_ls",  # near-lossless
     "1.2.840.10008.1.2.4.90": "jpeg_2000",
     "1.2.840.10008.1.2.4.91": "jpeg_2000",  # lossy
-    "1.2.840.10008.1.2.4.201": "jpeg_2000",  # high throughput
-    "1.2.840.10008.1.2.4.202": "jpeg_2000",
-    "1.2.840.10008.1.2.4.203": "jpeg_2000",
 }
 """Transfer syntax UID -> decoder (DICOM PS3.5, annex A.4)."""
 
-LOSSY: frozenset[str] = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91", "203"))
+LOSSY: frozenset[str] = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in ("50", "51", "81", "91"))
 
 
 _AHEAD = 16

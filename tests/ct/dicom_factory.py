@@ -25,9 +25,12 @@ SYNTAXES: dict[str, str] = {
     "jpeg_2000": "1.2.840.10008.1.2.4.90",
 }
 
+LOSSY_SYNTAXES: dict[str, str] = {"jpeg_baseline": "1.2.840.10008.1.2.4.50"}
+
 _JPEG_KINDS = {
     "jpeg_lossless": gdcm.TransferSyntax.JPEGLosslessProcess14,
     "jpeg_lossless_sv1": gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    "jpeg_baseline": gdcm.TransferSyntax.JPEGBaselineProcess1,
 }
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1"
@@ -76,7 +79,7 @@ def write_series(
         hu: int16 [D, H, W]; superior slice first, columns towards the patient's left.
         spacing_mm: (z, y, x).
         origin: LPS mm of voxel (0, 0, 0).
-        syntax: a key of `SYNTAXES`.
+        syntax: a key of `SYNTAXES` or `LOSSY_SYNTAXES`.
         axes: which volume axis becomes the stored (slice, row, column) axis; (2, 0, 1) is a sagittal acquisition.
         flips: which stored axes run backwards; the first swaps the z direction of an axial series.
         rotation: [3, 3] turns the whole patient in LPS space.
@@ -162,7 +165,7 @@ def _dataset(plane: np.ndarray, study_uid: str, series_uid: str) -> FileDataset:
 
 
 def _save(dataset: FileDataset, file: Path, syntax: str) -> None:
-    uid = UID(SYNTAXES[syntax])
+    uid = UID((SYNTAXES | LOSSY_SYNTAXES)[syntax])
     dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 and syntax != "implicit" else "OW"
     if len(dataset.PixelData) % 2:
         dataset.PixelData += b"\0"

@@ -1,8 +1,11 @@
 """One volume, written in many ways, reads back the same."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
+import pydicom
 import pytest
 
 from cspine_jax.ct import Volume, read_study
@@ -212,3 +215,36 @@ def test_one_worker_reads_what_many_read(tmp_path):
     alone = read_study(tmp_path, workers=1, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(alone.hu, read_study(tmp_path, workers=4).hu)
     assert seen == [(k, 9) for k in range(1, 10)]
+
+
+def test_lossy_jpeg_is_read_with_a_warning(tmp_path):
+    hu = make_volume((3, 34, 36)) // 16 * 16
+    hu[hu == 1200] = 400  # no hard edges: the codec rings at them
+    write_series(tmp_path, hu, slope=16, intercept=-1024, bits=(8, 8), syntax="jpeg_baseline")
+    volume = read_study(tmp_path)
+    assert np.abs(volume.hu - hu.astype(int)).max() < 150 and np.abs(volume.hu - hu.astype(int)).mean() < 20
+    assert len(volume.warnings) == 1 and "lossy" in volume.warnings[0]
+    decoded = pydicom.dcmread(tmp_path / "1.dcm").pixel_array
+    np.testing.assert_array_equal(volume.hu[0], decoded.astype(int) * 16 - 1024)
+
+
+@pytest.mark.parametrize("way", ["plain", "jpeg_ls", "sagittal", "tilted"])
+def test_peak_memory_stays_below_two_and_a_half_volumes(tmp_path, way):
+    """In a process of its own: what reading adds to the high-water mark of what was imported."""
+    hu = np.repeat(make_volume((4, 512, 512)), 16, axis=0)  # 34 MB
+    positions = np.array([[-80 + 0.03 * k, -100, 60 - 0.625 * k] for k in range(64)]) if way == "tilted" else None
+    if way == "sagittal":
+        hu = np.ascontiguousarray(hu[:, :, :64].transpose(2, 1, 0).repeat(8, axis=0))
+    write_series(tmp_path, hu, syntax="jpeg_ls" if way == "jpeg_ls" else "explicit", positions=positions,
+                 axes=(2, 0, 1) if way == "sagittal" else (0, 1, 2))  # fmt: skip
+    code = """
+import sys
+from cspine_jax.ct import read_study
+def peak():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
+volume = read_study(sys.argv[1])
+print((peak() - before) / volume.hu.nbytes)
+"""
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 2.5
