@@ -47,21 +47,36 @@ def prepare(image: jax.Array, key: jax.Array | None, config: AugmentConfig, trai
         train: False windows and transposes only.
 
     Returns:
-        [B, H, W, D] float32; windowed 0..1 (noise, brightness and contrast may step a little outside).
+        [B, H', W', D] float32; windowed 0..1 (noise, brightness and contrast may step a little outside). H' and W' are
+        `cropped` H and W.
     """
     x = window(jnp.transpose(image, (0, 2, 3, 1)), config)  # [B, H, W, D]
+    H, W = (cropped(n, config.crop) for n in x.shape[1:3])
     if not train:
-        return x
+        return centre(x, H, W)
     if key is None:
         raise ValueError("prepare(train=True) needs a key")
     place, tone, grain = jax.random.split(key, 3)
     if config.flip or config.rotation or config.zoom or config.shift:
         air = window(jnp.full((), AIR_HU), config)
-        x = resample(x, *sampling_positions(place, x.shape[:3], config), fill=air)
+        row, column = (centre(p, H, W) for p in sampling_positions(place, x.shape[:3], config))
+        x = resample(x, row, column, fill=air)
+    x = centre(x, H, W)
     x = change_tone(x, tone, config)
     if config.noise:
         x = x + config.noise * hashed_noise(grain, x.shape)
     return x
+
+
+def cropped(side: int, share: float) -> int:
+    """Pixels that a crop keeps of a side: a multiple of 16, so that any backbone can halve it; all of it at share 1."""
+    return side if share == 1 else min(side, max(16, 16 * round(share * side / 16)))
+
+
+def centre(x: jax.Array, H: int, W: int) -> jax.Array:
+    """The middle [B, H, W, ...] of an image."""
+    top, left = (x.shape[1] - H) // 2, (x.shape[2] - W) // 2
+    return x[:, top : top + H, left : left + W]
 
 
 def sampling_positions(key: jax.Array, shape: tuple[int, ...], config: AugmentConfig) -> tuple[jax.Array, jax.Array]:

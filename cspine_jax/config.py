@@ -107,6 +107,7 @@ class DataConfig:
 class AugmentConfig:
     """CT window and augmentation, all on the device.
 
+    `crop` is the share of each side that the model sees, about the centre (a neck scan is mostly air and shoulders).
     Window in HU; rotation in degrees; `zoom` and `shift` as fractions; brightness, contrast and noise on the windowed
     0..1 scale; `mixup` is the Beta(a, a) parameter, 0 for off. Document B's saturation and hue act on nothing in a
     one-channel CT image and are left out on purpose.
@@ -114,6 +115,7 @@ class AugmentConfig:
 
     window_level: float = 400.0
     window_width: float = 1800.0
+    crop: float = 1.0
     flip: bool = True
     rotation: float = 10.0
     zoom: float = 0.1
@@ -129,6 +131,7 @@ class AugmentConfig:
         for name in ("rotation", "zoom", "shift", "brightness", "contrast", "noise", "mixup"):
             _at_least(self, name, 0)
         _between(self, "zoom", 0.0, 0.9)
+        _between(self, "crop", 0.1, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

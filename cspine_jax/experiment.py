@@ -53,7 +53,15 @@ HARMLESS = (
 )
 """Fields (and groups) that may change between two calls on one work folder: they do not change what is learnt."""
 
-OF_THE_MODEL = ("data.size", "data.depth", "data.stride", "model.", "augment.window_", "loss.positive_weight")
+OF_THE_MODEL = (
+    "data.size",
+    "data.depth",
+    "data.stride",
+    "model.",
+    "augment.window_",
+    "augment.crop",
+    "loss.positive_weight",
+)
 """Fields that a trained model cannot be used without keeping."""
 
 

@@ -32,6 +32,23 @@ def centroid(image):
     return np.array([(y * image).sum(), (x * image).sum()]) / image.sum()
 
 
+@pytest.mark.parametrize(("side", "share", "kept"), [(160, 1.0, 160), (160, 0.7, 112), (50, 1.0, 50), (20, 0.1, 16)])
+def test_a_crop_keeps_a_multiple_of_16(side, share, kept):
+    assert augment.cropped(side, share) == kept
+
+
+def test_crop_keeps_the_middle_and_moves_about_the_same_centre():
+    image = jnp.asarray(stacks(B=8, H=48, W=64))
+    crop = dataclasses.replace(OFF, crop=0.5)
+    whole = np.asarray(augment.prepare(image, None, OFF, train=False))
+    for train in (False, True):  # 24 x 32 rounds to 32 x 32
+        np.testing.assert_allclose(augment.prepare(image, KEY, crop, train), whole[:, 8:40, 16:48], atol=1e-6)
+    moving = dataclasses.replace(AugmentConfig(), noise=0.0)
+    full = np.asarray(augment.prepare(image, KEY, moving, train=True))
+    part = augment.prepare(image, KEY, dataclasses.replace(moving, crop=0.5), train=True)
+    np.testing.assert_allclose(part, full[:, 8:40, 16:48], atol=1e-6)
+
+
 def test_window_golden_values():
     config = AugmentConfig(window_level=400.0, window_width=1800.0)
     hu = jnp.array([-1000, -500, 400, 1300, 3000], jnp.int16)
