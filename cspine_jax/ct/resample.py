@@ -125,7 +125,7 @@ def _shifted(image: np.ndarray, shift: np.ndarray, shape: tuple[int, ...]) -> np
         if fraction > 1e-6:
             pad = [(0, 0), (0, 0)]
             pad[axis] = (1, 1)
-            padded = np.pad(moved, pad, constant_values=AIR_HU)
+            padded = np.pad(moved, pad, mode="edge")  # mixed with air, the rim would turn dark
             first, second = (padded[1:], padded[:-1]) if axis == 0 else (padded[:, 1:], padded[:, :-1])
             moved = first * np.float32(1 - fraction) + second * np.float32(fraction)
     rows, columns = min(moved.shape[0], shape[0] - down), min(moved.shape[1], shape[1] - right)

@@ -122,13 +122,11 @@ def test_gantry_tilt_is_taken_out_to_the_truth(tmp_path, degrees):
     index = np.stack(np.meshgrid(*(np.arange(s) for s in volume.shape), indexing="ij"), axis=-1)
     place = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     inside = volume.hu > -200
-    edge = np.zeros_like(inside)
-    edge[:, 1:-1] = (
-        inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
-    )  # half-covered pixels at the rim are mixed with air
-    error = np.abs(volume.hu - field(place))[edge]
-    assert error.max() < 1.5, error.max()
-    assert inside.sum() >= stored.size - n * columns  # nothing cut off but one rim row a slice
+    error = np.abs(volume.hu - field(place))
+    core = np.zeros_like(inside)
+    core[:, 1:-1] = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]
+    assert error[core].max() < 1.5 and error[inside].max() < 6  # the rim repeats the pixel next to it
+    assert inside.sum() >= stored.size  # nothing is cut off
     assert any(f"gantry tilt {abs(degrees):.1f} degrees" in note for note in volume.warnings)
     kept = read_study(tmp_path, regular=False)
     np.testing.assert_array_equal(kept.hu, stored)
