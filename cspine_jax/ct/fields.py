@@ -4,6 +4,7 @@ They are taken raw: pydicom's own conversion warns or raises in many ways on val
 """
 
 import math
+import re
 import struct
 from typing import Any
 
@@ -61,6 +62,29 @@ class Fields:
     def text(self, name: str) -> str:
         """The value without its padding, "" where absent."""
         return text(self._dataset, TAGS[name])
+
+    def code(self, name: str) -> str:
+        """A code in capitals of at most 16 characters, such as CT; an error where it is anything else.
+
+        What a damaged header runs together may hold the patient's name: no value is shown or kept unless it has the
+        form of what it should be.
+        """
+        value = self.text(name).upper()
+        if not re.fullmatch(r"[A-Z0-9_ ]{0,16}", value):
+            raise self._bad(name, value, "a code such as CT")
+        return value
+
+    def uid(self, name: str) -> str:
+        """A unique identifier; letters and dashes pass, as some anonymisers write them."""
+        value = self.text(name)
+        if not re.fullmatch(r"[A-Za-z0-9._\-]{0,64}", value):
+            raise self._bad(name, value, "a UID of digits and dots")
+        return value
+
+    def kernel(self) -> str:
+        """ConvolutionKernel, its values joined; "" where it is absent or damaged."""
+        value = self.text("ConvolutionKernel").replace("\\", " ")
+        return value if re.fullmatch(r"[A-Za-z0-9_ .,+/()\-]{0,50}", value) else ""
 
     def numbers(self, name: str, count: int) -> Any:
         """So many finite numbers; None where absent; an error where they are anything else."""
@@ -127,7 +151,8 @@ class Fields:
         return low, high
 
     def _bad(self, name: str, value: str, wanted: str) -> StudyError:
-        return StudyError(f"{self._entry.name}: {name} {value[:60]!r}: must be {wanted}; export the study again")
+        shown = repr(value) if re.fullmatch(r"[A-Za-z0-9.+\-\\]{1,40}", value) else "is damaged"
+        return StudyError(f"{self._entry.name}: {name} {shown}: must be {wanted}; export the study again")
 
 
 _BINARY = frozenset(

@@ -6,6 +6,7 @@ Elements are taken raw and converted here, so a value that breaks the standard e
 
 import dataclasses
 import io
+import re
 import struct
 import threading
 import warnings
@@ -148,13 +149,15 @@ def _parse(entry: Entry, file: IO[bytes]) -> tuple[SliceHeader, list[str]]:
         meta = getattr(dataset, "file_meta", None)
         syntax = text(meta, 0x00020010) if meta is not None else ""
         implicit, little = dataset.original_encoding
+        if not re.fullmatch(r"[0-9.]{0,64}", syntax):
+            raise StudyError(f"{entry.name}: TransferSyntaxUID is damaged; copy the file again")
         if not syntax:
             syntax = (IMPLICIT if implicit else EXPLICIT) if little else BIG_ENDIAN
     if (0x0004, 0x1220) in dataset:
         raise NotAnImage("DICOMDIR")
     get = Fields(entry, dataset)
-    modality = get.text("Modality")
-    sop_class = get.text("SOPClassUID")
+    modality = get.code("Modality")
+    sop_class = get.uid("SOPClassUID")
     if modality and modality != "CT":
         raise NotAnImage(f"modality {modality}")
     if sop_class.startswith("1.2.840.10008.5.1.4.1.1.7"):
@@ -179,9 +182,9 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
     samples = get.integer("SamplesPerPixel")
     if samples not in (None, 1):
         raise NotAnImage(f"colour image ({samples} samples a pixel)")
-    photometric = get.text("PhotometricInterpretation").upper()
+    photometric = get.code("PhotometricInterpretation")
     if photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
-        raise NotAnImage(f"colour image ({photometric[:20]})")
+        raise NotAnImage(f"colour image ({photometric})")
     allocated = get.need_integer("BitsAllocated")
     stored = get.integer("BitsStored") or allocated
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
@@ -197,17 +200,17 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
     number = int(entry.stem) if entry.stem.isascii() and entry.stem.isdigit() and len(entry.stem) < 10 else None
     return SliceHeader(
         entry=entry,
-        study_uid=get.text("StudyInstanceUID"),
-        series_uid=get.text("SeriesInstanceUID"),
+        study_uid=get.uid("StudyInstanceUID"),
+        series_uid=get.uid("SeriesInstanceUID"),
         series_number=get.spare_integer("SeriesNumber"),
         acquisition=get.spare_integer("AcquisitionNumber"),
         instance=get.spare_integer("InstanceNumber"),
         number=number,
-        modality=get.text("Modality"),
+        modality=get.code("Modality"),
         image_type=tuple(get.text("ImageType").upper().split("\\")),
-        kernel=get.text("ConvolutionKernel").replace("\\", " "),
+        kernel=get.kernel(),
         contrast=bool(get.text("ContrastBolusAgent")),
-        patient_position=get.text("PatientPosition"),
+        patient_position=get.text("PatientPosition")[:16],
         position=get.numbers("ImagePositionPatient", 3),
         orientation=get.numbers("ImageOrientationPatient", 6),
         spacing=get.numbers("PixelSpacing", 2),
@@ -297,4 +300,5 @@ def _pixel_value(entry: Entry, file: IO[bytes], syntax: str) -> tuple[int, int |
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:160]
+    """A foreign message without the values it quotes: they may be the patient's."""
+    return " ".join(re.sub(r"'[^']*'?|\"[^\"]*\"?", "'...'", text).split())[:160]
