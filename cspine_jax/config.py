@@ -43,11 +43,13 @@ class PhantomConfig:
     size: int = 160
     scale: float = 0.25
     difficulty: str = "standard"
+    fov: float = 1.0
 
     def __post_init__(self):
         _at_least(self, "studies", 5)
         _at_least(self, "size", 32)
         _between(self, "scale", 0.01, 4.0)
+        _between(self, "fov", 0.4, 2.0)
         _one_of(self, "difficulty", ("easy", "standard", "hard"))
 
 
@@ -196,7 +198,7 @@ class TrainConfig:
     eval_examples: int = 0
     log_steps: int = 20
     checkpoint_steps: int = 200
-    keep_last: int = 1
+    keep_last: int = 2
     keep_best: int = 1
     min_delta: float = 0.01
     patience: int = 5
