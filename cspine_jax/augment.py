@@ -11,6 +11,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.stats
 
 from cspine_jax.config import AugmentConfig
 
@@ -176,7 +178,7 @@ def hashed_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str, jax.Array]:
-    """Blends every stack, and all its targets, with its mirror in the batch (batches are shuffled).
+    """Blends every stack, and all its targets, with its neighbour in the batch (batches are shuffled).
 
     Source: H. Zhang et al., mixup, ICLR 2018; weights from Beta(alpha, alpha), one a stack.
 
@@ -191,16 +193,33 @@ def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str
     if not alpha:
         return batch
     B = batch["image"].shape[0]
-    share = jax.random.beta(key, alpha, alpha, (B,))
+    share = symmetric_beta(key, alpha, (B,))
     mixed = dict(batch)
     for name in ("image", *MIXED):
         if name in batch:
             x = batch[name]
             weight = share.reshape(B, *(1 for _ in x.shape[1:])).astype(x.dtype)
-            mixed[name] = weight * x + (1 - weight) * x[::-1]
+            mixed[name] = weight * x + (1 - weight) * neighbour(x)
     for name in KNOWN:
         if name in batch:
-            mixed[name] = batch[name] * batch[name][::-1]
+            mixed[name] = batch[name] * neighbour(batch[name])
     if "valid" in batch:  # a padded row must not bleed into a real one
-        mixed["valid"] = batch["valid"] & batch["valid"][::-1]
+        mixed["valid"] = batch["valid"] & neighbour(batch["valid"])
     return mixed
+
+
+def symmetric_beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
+    """Draws from Beta(alpha, alpha) by its quantiles at 4097 points.
+
+    `jax.random.beta` rejects in a loop whose end all devices must agree on, turn by turn.
+    """
+    levels = np.linspace(0.0, 1.0, 4097)
+    quantiles = scipy.stats.beta.ppf(levels, alpha, alpha)
+    return jnp.interp(jax.random.uniform(key, shape), jnp.asarray(levels), jnp.asarray(quantiles))
+
+
+def neighbour(x: jax.Array) -> jax.Array:
+    """Rows 0 and 1 swapped, 2 and 3, ...; the last of an odd number stays. Pairs lie on one device: nothing is sent."""
+    pairs = x.shape[0] // 2
+    swapped = x[: 2 * pairs].reshape(pairs, 2, *x.shape[1:])[:, ::-1].reshape(2 * pairs, *x.shape[1:])
+    return jnp.concatenate([swapped, x[2 * pairs :]]) if x.shape[0] % 2 else swapped

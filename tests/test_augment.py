@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 
 from cspine_jax import augment
 from cspine_jax.config import AugmentConfig
@@ -188,15 +189,26 @@ def test_mixup_blends_image_and_every_target_alike():
         "valid": jnp.array([True] * 5 + [False]),
     }
     out = augment.mixup(batch, KEY, 0.4)
-    image, mirror = np.asarray(batch["image"]), np.asarray(batch["image"])[::-1]
+    swap = [1, 0, 3, 2, 5, 4]
+    image, mirror = np.asarray(batch["image"]), np.asarray(batch["image"])[swap]
     share = ((np.asarray(out["image"]) - mirror) / (image - mirror)).reshape(B, -1).mean(axis=1)
     assert ((share >= 0) & (share <= 1)).all() and share.std() > 0.05
     s = share[:, None]
-    np.testing.assert_allclose(out["presence"], s * presence + (1 - s) * presence[::-1], atol=1e-5)
+    np.testing.assert_allclose(out["presence"], s * presence + (1 - s) * presence[swap], atol=1e-5)
     np.testing.assert_allclose(out["fracture"], 0.5 * np.asarray(out["presence"]), atol=1e-6)
     np.testing.assert_array_equal(out["presence_known"], [1, 1, 0, 0, 1, 1])
-    np.testing.assert_array_equal(out["valid"], [False, True, True, True, True, False])
+    np.testing.assert_array_equal(out["valid"], [True, True, True, True, False, False])
     np.testing.assert_array_equal(out["study"], batch["study"])
+
+
+def test_the_last_of_an_odd_batch_is_its_own_neighbour():
+    np.testing.assert_array_equal(augment.neighbour(jnp.arange(5)), [1, 0, 3, 2, 4])
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_mixing_shares_follow_their_distribution(alpha):
+    draws = np.asarray(augment.symmetric_beta(KEY, alpha, (20_000,)))
+    assert scipy.stats.kstest(draws, scipy.stats.beta(alpha, alpha).cdf).statistic < 0.015
 
 
 def test_mixup_off_returns_the_batch():
