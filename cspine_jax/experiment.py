@@ -269,7 +269,8 @@ def find_data(config: DataConfig) -> Data:
             )
     else:
         phantom = config.phantom
-        name = f"phantom-{phantom.difficulty}-{phantom.studies}x{phantom.size}px-scale{phantom.scale:g}"
+        name = f"phantom-{phantom.difficulty}-{phantom.studies}x{phantom.size}px"
+        name += f"-scale{phantom.scale:g}-fov{phantom.fov:g}"
         source = Path(config.root).expanduser() / f"{name}-seed{phantom.seed}"
         say(f"data: phantom of {phantom.studies} studies in {source}")
         write_dataset(source, **dataclasses.asdict(phantom))

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--difficulty", choices=("easy", "standard", "hard"), default="standard", help="of seeing the fractures"
     )
+    parser.add_argument("--fov", type=float, default=1.0, help="factor on the field of view (default 1.0)")
     parser.add_argument(
         "--codec",
         choices=("explicit", "mixed"),
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         size=args.size,
         scale=args.scale,
         difficulty=args.difficulty,
+        fov=args.fov,
         workers=args.workers,
         mask_fraction=args.mask_fraction,
         box_fraction=args.box_fraction,
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             size=args.size,
             scale=args.scale,
             difficulty=args.difficulty,
+            fov=args.fov,
         )
         print(args.preview)
     print(out)

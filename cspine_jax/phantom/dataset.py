@@ -56,6 +56,7 @@ class Parameters:
     size: int = 256
     scale: float = 1.0
     difficulty: str = "standard"
+    fov: float = 1.0
     codec: str = "explicit"
     mask_fraction: float = 1.0
     box_fraction: float = 1.0
@@ -70,14 +71,16 @@ class Parameters:
             raise ConfigError(f"phantom difficulty={self.difficulty!r}: must be one of {', '.join(DIFFICULTIES)}")
 
 
-def make_study(seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard") -> Study:
+def make_study(
+    seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard", fov: float = 1.0
+) -> Study:
     """Draws, renders and scans one study. Arguments as `sample_study`.
 
     A planned level whose fracture leaves fewer than `MIN_FRACTURE_VOXELS` voxels on the grid (thin cleft between
     coarse slices, or out of view) gets another fracture; after three attempts it counts as whole and is drawn so.
     The label of a level therefore always equals "its fracture can be seen in this scan".
     """
-    plan = sample_study(seed, index, size=size, scale=scale, difficulty=difficulty)
+    plan = sample_study(seed, index, size=size, scale=scale, difficulty=difficulty, fov=fov)
     for attempt in range(1, _ATTEMPTS + 1):
         rendered = scene.render(plan)
         fractures = scanner.align(rendered.fractures, plan)
@@ -108,6 +111,7 @@ def write_dataset(
     size: int = 256,
     scale: float = 1.0,
     difficulty: str = "standard",
+    fov: float = 1.0,
     workers: int = 0,
     mask_fraction: float = 1.0,
     box_fraction: float = 1.0,
@@ -126,6 +130,7 @@ def write_dataset(
         size: in-plane matrix.
         scale: factor on the number of slices.
         difficulty: "easy", "standard" or "hard".
+        fov: factor on the field of view.
         workers: processes; 0 takes one for each core.
         mask_fraction: share of studies that get a segmentation (87 of 2,019 in the real data).
         box_fraction: share of fractured studies that get boxes (235 of 961 in the real data).
@@ -143,8 +148,9 @@ def write_dataset(
         raise ConfigError(
             f"phantom studies={studies}, first={first}, workers={workers}: need studies >= 1, others >= 0"
         )
-    parameters = Parameters(seed, size, scale, difficulty, codec, mask_fraction, box_fraction)
-    sample_study(seed, first, size=size, scale=scale, difficulty=difficulty)  # refuse bad arguments before any file
+    parameters = Parameters(seed, size, scale, difficulty, fov, codec, mask_fraction, box_fraction)
+    # refuse bad arguments before any file
+    sample_study(seed, first, size=size, scale=scale, difficulty=difficulty, fov=fov)
     out = Path(out)
     _claim(out, parameters, studies, first)
     shutil.rmtree(out / ".partial", ignore_errors=True)
@@ -179,7 +185,7 @@ def _each(out: Path, parameters: Parameters, todo: list[int], workers: int):
 
 def _write_study(out: Path, parameters: Parameters, index: int) -> None:
     p = parameters
-    study = make_study(p.seed, index, size=p.size, scale=p.scale, difficulty=p.difficulty)
+    study = make_study(p.seed, index, size=p.size, scale=p.scale, difficulty=p.difficulty, fov=p.fov)
     plan, uid = study.plan, study.plan.uid
     has_mask, has_boxes = stream(p.seed, index, WRITER_STREAM, 2).random(2) < (p.mask_fraction, p.box_fraction)
     partial = out / ".partial" / uid

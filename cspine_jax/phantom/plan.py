@@ -37,7 +37,8 @@ class Fracture:
     """One fracture. `level` 0..6; `side` -1 right, 0 midline or both, +1 left; lengths in mm.
 
     `gap_mm` is the width of the cleft, `step_mm` the cortical step across it, `displacement_mm` the shift of the
-    fragment, `conspicuity` in (0, 1] how far the cleft's HU falls from bone towards soft tissue (1 = completely).
+    fragment, `conspicuity` in (0, 1] how far the cleft's HU falls from bone towards soft tissue (1 = completely),
+    `swelling_mm` the thickening of the soft tissue in front of the level.
     """
 
     level: int
@@ -48,6 +49,7 @@ class Fracture:
     displacement_mm: float
     conspicuity: float
     seed: int
+    swelling_mm: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,10 @@ def draw_preview(
     size: int = 256,
     scale: float = 1.0,
     difficulty: str = "standard",
+    fov: float = 1.0,
 ) -> None:
     """Makes the first fractured study of a range (the first study if none is) and draws its sheet to `path` (PNG)."""
-    kwargs = {"size": size, "scale": scale, "difficulty": difficulty}
+    kwargs = {"size": size, "scale": scale, "difficulty": difficulty, "fov": fov}
     wanted = range(first, first + studies)
     index = next((i for i in wanted if sample_study(seed, i, **kwargs).fractures), first)
     draw_study(path, make_study(seed, index, **kwargs))

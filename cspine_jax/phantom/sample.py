@@ -60,7 +60,7 @@ _MIDLINE = (
 
 @dataclasses.dataclass(frozen=True)
 class _Difficulty:
-    """Medians and spreads (log scale) of the lengths, share of displaced fractures, range of conspicuity."""
+    """Medians and spreads (log scale) of the lengths, range of conspicuity, shares displaced and swollen."""
 
     gap_mm: float
     gap_spread: float
@@ -68,12 +68,14 @@ class _Difficulty:
     displaced: float
     displacement_mm: float
     conspicuity: tuple[float, float]
+    swollen: float
+    swelling_mm: float
 
 
 DIFFICULTIES: dict[str, _Difficulty] = {
-    "easy": _Difficulty(2.0, 0.25, 1.5, 0.8, 2.5, (0.9, 1.0)),
-    "standard": _Difficulty(1.3, 0.45, 0.8, 0.5, 1.6, (0.5, 1.0)),
-    "hard": _Difficulty(0.7, 0.3, 0.3, 0.15, 0.8, (0.35, 0.8)),
+    "easy": _Difficulty(2.0, 0.25, 1.5, 0.8, 2.5, (0.9, 1.0), 1.0, 9.0),
+    "standard": _Difficulty(1.3, 0.45, 0.8, 0.5, 1.6, (0.5, 1.0), 0.7, 4.0),
+    "hard": _Difficulty(0.7, 0.3, 0.3, 0.15, 0.8, (0.35, 0.8), 0.4, 2.0),
 }
 
 # 512-pixel field of view in mm; the median pixel of the real studies is about 0.41 mm.
@@ -96,7 +98,7 @@ def study_uid(seed: int, index: int, *more: object) -> str:
 
 
 def sample_study(
-    seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard"
+    seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard", fov: float = 1.0
 ) -> StudyPlan:
     """Draws one study.
 
@@ -104,8 +106,11 @@ def sample_study(
         seed: the data set's seed, >= 0.
         index: which study, >= 0; independent of all others.
         size: in-plane matrix; the field of view stays, so a smaller matrix has larger pixels.
-        scale: factor on the number of slices; the extent stays, so spacing and thickness grow by 1 / scale.
+        scale: factor on the number of slices; the extent stays, so spacing grows by 1 / scale. Slices stay as thin as
+            they are (like every n-th slice of a real study): no RSNA study is thicker than 1 mm.
         difficulty: "easy", "standard" or "hard": how wide, displaced and dark the clefts are.
+        fov: factor on the field of view drawn for the study (about 130 to 250 mm): below 1 a narrower reconstruction
+            of the spine, with smaller pixels at the same matrix.
 
     Returns:
         The plan. Its `labels` hold if every fracture shows on the grid (`dataset.make_study` sees to that).
@@ -119,15 +124,17 @@ def sample_study(
         raise ConfigError(f"phantom size={size}: must be at least 32 pixels")
     if not 0.01 <= scale <= 4:
         raise ConfigError(f"phantom scale={scale}: must be between 0.01 and 4")
+    if not 0.4 <= fov <= 2:
+        raise ConfigError(f"phantom fov={fov}: must be between 0.4 and 2")
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"phantom difficulty={difficulty!r}: must be one of {', '.join(DIFFICULTIES)}")
     anatomy = sample_anatomy(stream(seed, index, _ANATOMY))
     levels = sample_levels(stream(seed, index, _LEVELS).random())
     return StudyPlan(
         index=index,
-        uid=study_uid(seed, index, size, float(scale), difficulty),
+        uid=study_uid(seed, index, size, float(scale), difficulty, float(fov)),
         anatomy=anatomy,
-        acquisition=sample_acquisition(stream(seed, index, _ACQUISITION), anatomy.scale, size, scale),
+        acquisition=sample_acquisition(stream(seed, index, _ACQUISITION), anatomy.scale, size, scale, fov),
         fractures=tuple(f for level in levels for f in sample_fractures(seed, index, level, difficulty)),
         distractors=sample_distractors(stream(seed, index, _DISTRACTORS)),
     )
@@ -159,10 +166,13 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     )
 
 
-def sample_acquisition(rng: np.random.Generator, body_scale: float, size: int, scale: float) -> Acquisition:
+def sample_acquisition(
+    rng: np.random.Generator, body_scale: float, size: int, scale: float, factor: float
+) -> Acquisition:
     """The scan: slices, spacing and extent from the table, the rest as trauma protocols have it.
 
-    `body_scale` places the scan over the neck: a technician plans it on the scout view.
+    `body_scale` places the scan over the neck: a technician plans it on the scout view. `factor` multiplies the field
+    of view.
     """
     table = statistics()
     # A long scan tends to be reconstructed a little coarser: with this correlation the slice counts come out right.
@@ -178,7 +188,7 @@ def sample_acquisition(rng: np.random.Generator, body_scale: float, size: int, s
         thickness = spacing
     slices = max(MIN_SLICES, round((extent / spacing + 1) * scale))
     stretched = extent / (slices - 1)
-    fov = quantile(_FOV_MM, rng.random())
+    fov = factor * quantile(_FOV_MM, rng.random())
     spare = extent - (_C1_TOP_MM - _C7_BOTTOM_MM) * body_scale
     # With room to spare about half of it lies above C1; a scan too short loses one end or the other.
     above = spare * (rng.beta(4, 4) if spare > 0 else rng.random())
@@ -190,7 +200,7 @@ def sample_acquisition(rng: np.random.Generator, body_scale: float, size: int, s
         pixel_mm=fov / size,
         slices=slices,
         spacing_mm=stretched,
-        thickness_mm=thickness * stretched / spacing,
+        thickness_mm=thickness,
         top_mm=_C1_TOP_MM * body_scale + above,
         centre_mm=(float(rng.normal(0, 4)), float(behind + rng.normal(0, 5))),
         origin_mm=(float(rng.normal(0, 8)), float(rng.normal(-150, 25)), float(rng.uniform(-900, 400))),
@@ -228,6 +238,9 @@ def sample_fractures(seed: int, index: int, level: int, difficulty: str, attempt
                 displacement_mm=float(displaced * min(how.displacement_mm * np.exp(0.5 * rng.normal()), 6.0)),
                 conspicuity=float(low + (high - low) * rng.beta(2.5, 1.2)),
                 seed=int(rng.integers(2**31)),
+                swelling_mm=float(
+                    (rng.random() < how.swollen) * min(how.swelling_mm * np.exp(0.35 * rng.normal()), 15.0)
+                ),
             )
         )
     return tuple(fractures)

@@ -14,6 +14,7 @@ from cspine_jax.phantom.plan import StudyPlan
 from cspine_jax.phantom.shapes import Bone
 from cspine_jax.phantom.skull import paint_landmarks, paint_skull
 from cspine_jax.phantom.spine import LEVELS, Posture, posture
+from cspine_jax.phantom.swelling import swell
 from cspine_jax.phantom.tissue import soft_tissue
 from cspine_jax.phantom.vertebra import disc, ribs, vertebra
 
@@ -69,6 +70,7 @@ def render(plan: StudyPlan) -> Scene:
     cranium = paint_skull(canvas, pose, a, marrow)
     paint_landmarks(canvas, pose, a, marrow, tissue.shift["larynx"], tissue.shift["chest"])
     _spine(canvas, plan, pose, person, marrow, cranium)
+    swell(hu, canvas.labels, canvas.fractures, plan.fractures, plan.acquisition)
     return Scene(hu, canvas.labels, canvas.fractures, tissue.lateral_path(), _metal(plan, pose))
 
 

@@ -85,9 +85,7 @@ def test_a_study_is_the_same_person_at_every_size_and_scale():
     extents = [p.acquisition.spacing_mm * (p.acquisition.slices - 1) for p in (a, b)]
     assert extents[0] == pytest.approx(extents[1])
     assert a.acquisition.pixel_mm * 256 == pytest.approx(b.acquisition.pixel_mm * 96)
-    assert b.acquisition.thickness_mm / b.acquisition.spacing_mm == pytest.approx(
-        a.acquisition.thickness_mm / a.acquisition.spacing_mm
-    )
+    assert b.acquisition.thickness_mm == a.acquisition.thickness_mm <= 1.0  # no averaging over the skipped slices
     assert a.uid != b.uid  # other bytes, other identity
     assert a == sample_study(5, 8) and a != sample_study(6, 8)
 
