@@ -19,15 +19,19 @@ def get_config() -> ConfigDict:
         {
             "name": "quickstart",
             "data": {
-                "phantom": {"studies": 160, "size": 160, "scale": 0.25},
+                "phantom": {"studies": 300, "size": 160, "scale": 0.25, "fov": 0.7, "difficulty": "easy"},
                 "size": 160,
                 "depth": 5,
+                "num_folds": 6,
+                "fracture_target": "level",
+                "positive_fraction": 0.25,
                 "batch_size": 32,
                 "eval_batch_size": 128,
             },
+            "augment": {"crop": 0.8},
             "model": {"type": 3, "backbone": "basic_cnn"},
             "loss": {"alpha": 2.0},
-            "optim": {"lr": 2e-3},
-            "train": {"total_steps": 600, "total_epochs": 0.0, "eval_steps": 200, "patience": 0},
+            "optim": {"lr": 3e-3},
+            "train": {"total_steps": 1200, "total_epochs": 0.0, "eval_steps": 300, "patience": 0},
         }
     )

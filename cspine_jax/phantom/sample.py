@@ -73,7 +73,7 @@ class _Difficulty:
 
 
 DIFFICULTIES: dict[str, _Difficulty] = {
-    "easy": _Difficulty(2.0, 0.25, 1.5, 0.8, 2.5, (0.9, 1.0), 1.0, 9.0),
+    "easy": _Difficulty(2.0, 0.25, 1.5, 0.8, 2.5, (0.9, 1.0), 1.0, 11.0),
     "standard": _Difficulty(1.3, 0.45, 0.8, 0.5, 1.6, (0.5, 1.0), 0.7, 4.0),
     "hard": _Difficulty(0.7, 0.3, 0.3, 0.15, 0.8, (0.35, 0.8), 0.4, 2.0),
 }

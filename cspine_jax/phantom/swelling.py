@@ -12,7 +12,7 @@ from cspine_jax.anatomy import NUM_VERTEBRAE
 from cspine_jax.phantom.plan import Acquisition, Fracture
 
 POSTERIOR: tuple[str, ...] = ("facet", "lamina", "spinous_process", "transverse_process")
-POSTERIOR_SHARE = 0.5  # of the swelling in front that an injury behind shows
+POSTERIOR_SHARE = 0.7  # of the swelling in front that an injury behind shows
 
 _REACH_MM = 38.0  # how far in front of the spine tissue still moves; beyond lie mandible, larynx and skin
 _WIDTH_MM = 17.0  # standard deviation of the swelling from side to side
