@@ -7,7 +7,6 @@ Nothing here imports jax: reading a configuration costs milliseconds.
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -313,8 +312,6 @@ def _one_duration(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(value: Any, kind: Any, path: str) -> Any:
-    if isinstance(kind, types.GenericAlias) and typing.get_origin(kind) is tuple:
-        return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 2 unusable input (one line on stderr says which file, which value and the fix).
     """
-    parser = argparse.ArgumentParser(prog="cspine", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(
+        prog="cspine", description="Cervical-spine fractures in CT: data, models, scores. Research only."
+    )
     parser.add_argument("--version", action="version", version=f"cspine_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -73,7 +73,9 @@ class SliceModel(nnx.Module):
             return Head(in_features, config.hidden, out_features, dropout=config.dropout, rngs=rngs)
 
         evidence = width + (NUM_VERTEBRAE if self.type == 2 else 0)
-        self.fracture = head(evidence, 1) if self.type == 1 else LevelHead(evidence, config.hidden, config.dropout, rngs)
+        self.fracture = (
+            head(evidence, 1) if self.type == 1 else LevelHead(evidence, config.hidden, config.dropout, rngs)
+        )
         self.vertebra = head(width, NUM_VERTEBRAE) if self.type == 3 else None
 
     def __call__(

@@ -75,14 +75,14 @@ def _push(hu: np.ndarray, labels: np.ndarray, planes: np.ndarray, thickness: np.
 
 def _front(labels: np.ndarray, q: Acquisition) -> tuple[int | None, np.ndarray]:
     """Column of the spine's middle and, for each plane, the row just in front of the vertebrae (smooth along z)."""
-    spine = (labels > 0) & (labels <= NUM_VERTEBRAE + 1)
-    columns = spine.any(1).sum(0)
+    spine: np.ndarray = (labels > 0) & (labels <= NUM_VERTEBRAE + 1)
+    columns = np.any(spine, axis=1).sum(0)
     if not columns.any():
         return None, np.zeros(len(labels))
     middle = round(float((columns * np.arange(columns.size)).sum() / columns.sum()))
     near = max(int(6 / q.pixel_mm), 1)
-    strip = spine[:, :, max(middle - near, 0) : middle + near + 1].any(2)
-    seen = np.flatnonzero(strip.any(1))
+    strip = np.any(spine[:, :, max(middle - near, 0) : middle + near + 1], axis=2)
+    seen = np.flatnonzero(np.any(strip, axis=1))
     rows = np.interp(np.arange(len(labels)), seen, strip[seen].argmax(1))
     # Discs and the gaps between arches show no label in front: the running minimum bridges them.
     window = max(round(12 / q.spacing_mm), 1)
@@ -101,7 +101,7 @@ def _stain(hu: np.ndarray, mark: np.ndarray, strength: float, q: Acquisition) ->
         slice(max(int(at.min()) - m, 0), min(int(at.max()) + m + 1, n))
         for at, m, n in zip(found, margin, hu.shape, strict=True)
     )
-    distance = ndimage.distance_transform_edt(~mark[box], sampling=spacing)
+    distance = np.asarray(ndimage.distance_transform_edt(~mark[box], sampling=spacing))
     weight = strength * np.clip(1.5 * (1 - distance / _STAIN_MM), 0, 1)
     part = hu[box]
     fat = np.clip((40.0 - part) / 100.0, 0, 1) * (part > -300)
