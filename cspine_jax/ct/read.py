@@ -40,9 +40,22 @@ def read_study(
         StudyError: the study cannot be read, or not read right; one line names the file, the value and the fix.
     """
     where = os.fspath(path)
-    if nifti.is_nifti(where):
-        return nifti.read_nifti(where)
-    found = sources.entries(path)
+    try:
+        if nifti.is_nifti(where):
+            return nifti.read_nifti(where)
+        return _read(where, series, regular, workers, progress)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeWarning, TypeError, ValueError) as error:
+        # Damaged headers hold anything. What no check has a name for yet must not end a batch after six hours.
+        raise StudyError(
+            f"{where}: damaged headers ({type(error).__name__} while reading); export the study again"
+        ) from error
+
+
+def _read(
+    where: str, series: str | None, regular: bool, workers: int | None, progress: Callable[[int, int], None] | None
+) -> Volume:
+    """`read_study` of anything but NIfTI."""
+    found = sources.entries(where)
     images, left_out, warnings = headers.read_headers(found)
     chosen, notes = _choose(images, where, series, left_out)
     warnings += notes

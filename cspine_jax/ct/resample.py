@@ -74,7 +74,7 @@ def plan(stack: Stack, where: str) -> tuple[Resampling | None, np.ndarray, list[
 def _gaps(stack: Stack) -> tuple[float, tuple[str, ...]]:
     """The spacing of the regular grid (the finest that is common in the stack) and the gaps that differ from it."""
     gaps = np.diff(stack.depths)
-    finest = float(np.quantile(gaps, 0.1))
+    finest = float(np.quantile(gaps, 0.1, method="lower"))  # one of the gaps, never a value between two
     spacing = float(gaps[np.abs(gaps - finest) <= 0.2 * finest].mean())
     odd = np.flatnonzero(np.abs(gaps - spacing) > UNEVEN * spacing)
     return spacing, tuple(

@@ -109,16 +109,16 @@ def test_mutated_series(tmp_path):
 
 @pytest.mark.slow
 def test_many_mutated_series(tmp_path):
-    """20,000 mutants in about 10 minutes of two cores."""
-    seen = run_mutants(tmp_path, 14_000, seed=1)
-    assert min(seen.values()) > 500, seen
+    """6,000 mutants."""
+    seen = run_mutants(tmp_path, 3_000, seed=1)
+    assert min(seen.values()) > 100, seen
     rng = np.random.default_rng(2)
     files = [path for path in REAL_FILES if path.stat().st_size < 300_000]
-    for number in range(4_000):
+    for number in range(2_000):
         (tmp_path / "real.dcm").write_bytes(mutate(files[number % len(files)].read_bytes(), rng))
         outcome(tmp_path / "real.dcm")
     archive = zip_of(corpus(tmp_path / "zipped")[1])
-    for _ in range(2_000):
+    for _ in range(1_000):
         (tmp_path / "study.zip").write_bytes(mutate(archive, rng))
         outcome(tmp_path / "study.zip")
 
