@@ -126,12 +126,21 @@ class TorchResNet(nn.Module):
 
 
 class TorchHead(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, outputs: int = 7):
         super().__init__()
-        self.hidden, self.prelu, self.out = nn.Linear(width, hidden), nn.PReLU(), nn.Linear(hidden, 7)
+        self.hidden, self.prelu, self.out = nn.Linear(width, hidden), nn.PReLU(), nn.Linear(hidden, outputs)
 
     def forward(self, x):
         return self.out(self.prelu(self.hidden(x)))
+
+
+class TorchLevelHead(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.common, self.own = TorchHead(width, hidden, 1), TorchHead(width, hidden)
+
+    def forward(self, x):
+        return self.common(x) + self.own(x)
 
 
 class TorchSliceModel(nn.Module):
@@ -140,7 +149,7 @@ class TorchSliceModel(nn.Module):
         name = config.backbone
         variants = basic_cnn.VARIANTS
         self.backbone = TorchBasicCNN(variants[name]) if name in variants else TorchResNet(resnet.VARIANTS[name])
-        self.fracture = TorchHead(2 * self.backbone.width, config.hidden)
+        self.fracture = TorchLevelHead(2 * self.backbone.width, config.hidden)
         self.vertebra = TorchHead(2 * self.backbone.width, config.hidden)
 
     def forward(self, x):
