@@ -9,7 +9,7 @@ from flax import nnx
 
 from cspine_jax.config import LossConfig, ModelConfig
 from cspine_jax.losses import slice_loss
-from cspine_jax.models.slices import Head, SliceModel, init_model
+from cspine_jax.models.slices import Head, LevelHead, SliceModel, init_model
 
 
 def abstract(type_, **options):
@@ -58,6 +58,15 @@ def test_heads_are_prelu():
     hidden = np.asarray(x) @ np.asarray(head.hidden.kernel[...])
     expected = np.where(hidden > 0, hidden, 0.25 * hidden) @ np.asarray(head.out.kernel[...])
     np.testing.assert_allclose(head(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_level_head_adds_a_common_logit_to_each_levels_own():
+    graph, state = init_model(lambda rngs: LevelHead(3, 4, 0.0, rngs=rngs), jax.random.key(0))
+    head = nnx.merge(graph, state)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)), jnp.float32)
+    logits = np.asarray(head(x))
+    np.testing.assert_allclose(logits, np.asarray(head.common(x)) + np.asarray(head.own(x)), rtol=1e-6)
+    assert logits.std(axis=1).mean() < 0.3 * logits.mean(axis=1).std()  # a fresh head hardly tells levels apart
 
 
 def test_dropout_needs_and_follows_the_key():
