@@ -150,7 +150,8 @@ class _Run:
                 self.checkpoints.wait()
                 return
             if signals.caught is not None:
-                self.save()
+                if done.evaluated != done.step or done.step == 0:
+                    self.save()  # an evaluated step is on disk already, and with its loss, which this would drop
                 self.checkpoints.wait()
                 raise Interrupted(signals.caught, done.step)
             self.step(train_step)
