@@ -8,7 +8,8 @@ probabilities out; L = 2 L_frac + L_vert) from scratch and reports on studies it
 
 Cost: 7 minutes on two quiet CPU cores (phantom and records 2.6, training 4.4, of which compilation 13 s).
 Expected (50 held-out `easy` phantoms, seed 0): vertebra presence AUC 0.992, slice fracture AUC 0.908, vertebra fracture
-AUC 0.934, patient AUC 0.816. Phantom figures: they say nothing of clinical accuracy.
+AUC 0.934, patient AUC 0.816. Phantom figures: they say nothing of clinical accuracy, and the
+phantom's swelling was tuned until they were met (docs/decisions.md).
 """
 
 from ml_collections import ConfigDict
