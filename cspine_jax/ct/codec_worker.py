@@ -10,13 +10,13 @@ order, unsigned or in two's complement as the stream has them. Answer: a JSON li
 stream, or with `error`. A request without `codec` lets go of the shared memory and has no answer.
 """
 
+import ctypes
 import io
 import json
 import mmap
 import os
 import struct
 import sys
-import tempfile
 from typing import Any, BinaryIO
 
 
@@ -59,68 +59,32 @@ def decode_jpeg(data: bytes, request: dict, out: memoryview) -> int:
     _check(rows, columns, components, request)
     if request["transfer_syntax"] == "1.2.840.10008.1.2.4.51" and bits > 8:
         raise ValueError("12-bit lossy JPEG has no sound decoder here; export it uncompressed")
-    # gdcm counts references that its Python binding does not see: `owner` must own the image, what is made last must go
-    # first, and the names must outlive their use. gdcm hands pixels to Python only as text, which costs a fifth of the
-    # time: it writes them to a file in memory instead.
-    owner = gdcm.ImageReader()
-    image = owner.GetImage()
+    # The codec alone, without an image, a file and a change of syntax around it: a tenth faster. gdcm hands pixels to
+    # Python only as text, which costs a fifth of the time: they are taken from where they lie in its memory instead.
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(data)
     fragments = gdcm.SequenceOfFragments.New()
     fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image.SetNumberOfDimensions(2)
-    image.SetDimension(0, columns)
-    image.SetDimension(1, rows)
-    image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(request["transfer_syntax"])))
+    encoded, decoded = (gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010)) for _ in range(2))
+    encoded.SetValue(fragments.__ref__())
+    codec = gdcm.JPEGCodec()
+    codec.SetNumberOfDimensions(2)
+    codec.SetDimensions((columns, rows, 1))
+    codec.SetPlanarConfiguration(0)
+    codec.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
     allocated = 8 if bits <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    change.SetInput(image)
-    if not change.Change():
-        raise ValueError("damaged JPEG stream")
-    file = _scratch_file()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(file.name)
-    writer.SetFile(owner.GetFile())
-    writer.SetImage(change.GetOutput())
-    written = writer.Write()
-    del writer, change, image, owner
-    if not written:
-        raise ValueError("damaged JPEG stream")
+    codec.SetPixelFormat(gdcm.PixelFormat(1, allocated, bits, bits - 1, 0))
     size = rows * columns * allocated // 8
-    end = os.fstat(file.fd).st_size
-    pixels = os.pread(file.fd, size + size % 2, end - size - size % 2)[:size]  # Pixel Data is the last element
+    value = decoded.GetByteValue() if codec.Decode(encoded, decoded) else None
+    # The length comes as an object whose text is the number; an odd one is padded.
+    if value is None or int(str(value.GetLength())) != size + size % 2:
+        raise ValueError("damaged JPEG stream")
+    pixels = memoryview((ctypes.c_ubyte * size).from_address(int(value.GetVoidPointer()))).cast("B")
     _widen(pixels, bits, out)
     return bits
 
 
 DECODERS = {"jpeg": decode_jpeg, "jpeg_ls": decode_jpeg_ls, "jpeg_2000": decode_jpeg_2000, "rle": decode_rle}
-
-
-class _ScratchFile:
-    """A file in memory where the system has such, else a temporary one."""
-
-    def __init__(self):
-        if hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create("cspine-frame")
-            self.name = f"/proc/self/fd/{self.fd}"
-        else:
-            self._file = tempfile.NamedTemporaryFile()
-            self.fd, self.name = self._file.fileno(), self._file.name
-
-
-def _scratch_file() -> _ScratchFile:
-    if not _scratch:
-        _scratch.append(_ScratchFile())
-    return _scratch[0]
-
-
-_scratch: list[_ScratchFile] = []
 
 
 def _widen(pixels: Any, bits: int, out: memoryview) -> None:
