@@ -1,4 +1,4 @@
-"""Losses of the slice and study models: stable on logits, mask-aware, additive over shards and batches.
+"""Losses of the slice, study and segmentation models: stable on logits, mask-aware, additive over shards and batches.
 
 Each loss is a pair `(sum, weight)`; the value is sum / weight. Pairs of shards or batches add up, their ratios do not.
 """
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cspine_jax.anatomy import NUM_VERTEBRAE, PATIENT_WEIGHTS, VERTEBRA_WEIGHTS
 from cspine_jax.config import LossConfig
+from cspine_jax.errors import ConfigError
 
 Pair = tuple[jax.Array, jax.Array]
 """(sum of weighted losses, sum of weights), float32 scalars."""
@@ -127,3 +128,130 @@ def value(pair: Pair) -> jax.Array:
 
 def _valid(batch: Mapping[str, jax.Array]) -> jax.Array:
     return batch["valid"].astype(jnp.float32)
+
+
+SEGMENTATION_LOSSES = ("dice", "ce", "focal", "dice_ce", "dice_focal")
+"""What `segmentation_loss` knows; "a_b" is the sum of both."""
+
+
+def segmentation_loss(
+    logits: jax.Array, labels: jax.Array, known: jax.Array, kind: str, class_weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, dict[str, Pair]]:
+    """A loss of one label a pixel (or voxel), by name.
+
+    Every sample counts the same, whatever its size and however much of it is background; a sample without truth
+    counts nothing.
+
+    Args:
+        logits: `[B, *S, C]`, any number of spatial axes, class 0 the background.
+        labels: int `[B, *S]`, 0..C-1; what lies outside of that (-1, 255) is unknown and left out.
+        known: `[B]`, weight of each sample: 1, or 0 where it has no truth or is padding, whatever (even NaN) is in it.
+        kind: one of `SEGMENTATION_LOSSES`.
+        class_weights: `[C]`, for cross-entropy and focal loss; Dice treats all classes alike by itself.
+
+    Returns:
+        `(loss_sum, weight, parts)`: weight is the sum of `known`; `parts` holds the pairs of "dice",
+        "cross_entropy" and "focal", as far as they are in the sum.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if kind not in SEGMENTATION_LOSSES:
+        raise ConfigError(f"loss.segmentation={kind!r}: must be one of {', '.join(SEGMENTATION_LOSSES)}")
+    parts = {}
+    for name in kind.split("_"):
+        if name == "dice":
+            parts["dice"] = dice_loss(logits, labels, known)
+        elif name == "ce":
+            parts["cross_entropy"] = cross_entropy(logits, labels, known, class_weights)
+        else:
+            parts["focal"] = focal_loss(logits, labels, known, class_weights)
+    return sum((loss for loss, _ in parts.values()), jnp.zeros(())), known.astype(jnp.float32).sum(), parts
+
+
+def dice_loss(logits: jax.Array, labels: jax.Array, known: jax.Array) -> Pair:
+    """Soft Dice (Milletari et al. 2016) of softmax probabilities, sample by sample, over the foreground classes.
+
+    With I, P, T the sums over a sample of p t, p and t: the mean of 1 - 2 I / (P + T) over the classes that the sample
+    shows, plus the mean probability given to foreground classes that it does not show. A slice shows two or three of
+    nineteen vertebrae: the ratio of an absent class would be 1 for a single stray pixel, and seventeen of those would
+    drown the rest; its mean probability still pulls it down, gently. (Cross-entropy does the rest in "dice_ce".)
+
+    Args:
+        logits: `[B, *S, C]`.
+        labels: int `[B, *S]`; outside of 0..C-1 is left out.
+        known: `[B]`.
+
+    Returns:
+        (sum of known * loss, sum of known).
+    """
+    z, truth, used, known = _segmentation(logits, labels, known)
+    space = tuple(range(1, labels.ndim))
+    p = jnp.where(used[..., None], jax.nn.softmax(z), 0.0)
+    inside = jnp.where(truth, p, 0.0).sum(space)[:, 1:]
+    predicted, true = p.sum(space)[:, 1:], truth.sum(space).astype(jnp.float32)[:, 1:]
+    shown = true > 0
+    missed = jnp.where(shown, 1.0 - 2.0 * inside / jnp.where(shown, predicted + true, 1.0), 0.0)
+    stray = jnp.where(shown, 0.0, predicted).sum(-1) / jnp.maximum(used.sum(space), 1)
+    loss = missed.sum(-1) / jnp.maximum(shown.sum(-1), 1) + stray
+    return (known * loss).sum(), known.sum()
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, known: jax.Array, class_weights: jax.Array | None = None
+) -> Pair:
+    """Softmax cross-entropy, the (class-weighted) mean over each sample's pixels.
+
+    Args:
+        logits: `[B, *S, C]`.
+        labels: int `[B, *S]`; outside of 0..C-1 is left out.
+        known: `[B]`.
+        class_weights: `[C]`; None for 1 everywhere.
+
+    Returns:
+        (sum of known * loss, sum of known).
+    """
+    return focal_loss(logits, labels, known, class_weights, gamma=0.0)
+
+
+def focal_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    known: jax.Array,
+    class_weights: jax.Array | None = None,
+    gamma: float = 2.0,
+) -> Pair:
+    """(1 - p)^gamma times the cross-entropy -log p of the true class (Lin et al. 2017), averaged like `cross_entropy`.
+
+    Args:
+        logits: `[B, *S, C]`.
+        labels: int `[B, *S]`; outside of 0..C-1 is left out.
+        known: `[B]`.
+        class_weights: `[C]`, the paper's alpha; None for 1 everywhere.
+        gamma: how strongly easy pixels are discounted; 0 is cross-entropy.
+
+    Returns:
+        (sum of known * loss, sum of known).
+    """
+    z, truth, used, known = _segmentation(logits, labels, known)
+    space = tuple(range(1, labels.ndim))
+    negative_log = jax.nn.logsumexp(z, axis=-1) - jnp.where(truth, z, 0.0).sum(-1)
+    loss = negative_log * (-jnp.expm1(-negative_log)) ** gamma if gamma else negative_log
+    weight = used.astype(jnp.float32)
+    if class_weights is not None:
+        weights = jnp.expand_dims(class_weights.astype(jnp.float32), tuple(range(labels.ndim)))
+        weight = jnp.where(truth, weights, 0.0).sum(-1)
+    whole = weight.sum(space)
+    mean = jnp.where(used, weight * loss, 0.0).sum(space) / jnp.where(whole > 0, whole, 1.0)
+    return (known * mean).sum(), known.sum()
+
+
+def _segmentation(
+    logits: jax.Array, labels: jax.Array, known: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Float32 logits (0 where unused), one-hot truth bool `[B, *S, C]`, used bool `[B, *S]`, known float32 `[B]`."""
+    classes = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    labels, known = labels.astype(jnp.int32), known.astype(jnp.float32)
+    used = (labels >= 0) & (labels < logits.shape[-1]) & jnp.expand_dims(known > 0, tuple(range(1, labels.ndim)))
+    truth = (labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))) & used[..., None]
+    return jnp.where(used[..., None], logits.astype(jnp.float32), 0.0), truth, used, known
