@@ -43,6 +43,7 @@ class PhantomConfig:
     scale: float = 0.25
     difficulty: str = "standard"
     fov: float = 1.0
+    variety: str = "rsna"
 
     def __post_init__(self):
         _at_least(self, "studies", 5)
@@ -50,6 +51,7 @@ class PhantomConfig:
         _between(self, "scale", 0.01, 4.0)
         _between(self, "fov", 0.4, 2.0)
         _one_of(self, "difficulty", ("easy", "standard", "hard"))
+        _one_of(self, "variety", ("rsna", "wide"))
 
 
 @dataclasses.dataclass(frozen=True)

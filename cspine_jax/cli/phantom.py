@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fov", type=float, default=1.0, help="factor on the field of view (default 1.0)")
     parser.add_argument(
+        "--variety",
+        choices=("rsna", "wide"),
+        default="rsna",
+        help="people and scans as in the challenge, or far beyond (to train networks that carry over)",
+    )
+    parser.add_argument(
         "--codec",
         choices=("explicit", "mixed"),
         default="explicit",
@@ -33,33 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Writes the studies and says where."""
     from cspine_jax.phantom.dataset import write_dataset
 
-    out = write_dataset(
-        args.out,
-        args.studies,
-        seed=args.seed,
-        size=args.size,
-        scale=args.scale,
-        difficulty=args.difficulty,
-        fov=args.fov,
-        workers=args.workers,
-        mask_fraction=args.mask_fraction,
-        box_fraction=args.box_fraction,
-        first=args.first,
-        codec=args.codec,
-    )
+    look = {name: getattr(args, name) for name in ("seed", "first", "size", "scale", "difficulty", "fov", "variety")}
+    files = {name: getattr(args, name) for name in ("workers", "mask_fraction", "box_fraction", "codec")}
+    out = write_dataset(args.out, args.studies, **look, **files)
     if args.preview:
         from cspine_jax.phantom.preview import draw_preview
 
-        draw_preview(
-            args.preview,
-            seed=args.seed,
-            first=args.first,
-            studies=args.studies,
-            size=args.size,
-            scale=args.scale,
-            difficulty=args.difficulty,
-            fov=args.fov,
-        )
+        draw_preview(args.preview, studies=args.studies, **look)
         print(args.preview)
     print(out)
     return 0

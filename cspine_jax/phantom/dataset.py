@@ -22,10 +22,14 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.phantom import scanner, scene, writer
 from cspine_jax.phantom.plan import Fracture, StudyPlan
 from cspine_jax.phantom.sample import DIFFICULTIES, WRITER_STREAM, sample_fractures, sample_study, stream
+from cspine_jax.phantom.variety import VARIETIES
 from cspine_jax.progress import bar
 
 GENERATOR = 1
 """Raised whenever a change alters the bytes of a study, so that no folder mixes two generations."""
+
+_BEFORE = {"variety": "rsna"}
+"""What folders were made with whose `phantom.json` does not say yet."""
 
 MIN_FRACTURE_VOXELS = 2
 _ATTEMPTS = 3
@@ -57,6 +61,7 @@ class Parameters:
     scale: float = 1.0
     difficulty: str = "standard"
     fov: float = 1.0
+    variety: str = "rsna"
     codec: str = "explicit"
     mask_fraction: float = 1.0
     box_fraction: float = 1.0
@@ -69,10 +74,19 @@ class Parameters:
             raise ConfigError(f"phantom codec={self.codec!r}: must be one of {', '.join(writer.CODECS)}")
         if self.difficulty not in DIFFICULTIES:
             raise ConfigError(f"phantom difficulty={self.difficulty!r}: must be one of {', '.join(DIFFICULTIES)}")
+        if self.variety not in VARIETIES:
+            raise ConfigError(f"phantom variety={self.variety!r}: must be one of {', '.join(VARIETIES)}")
 
 
 def make_study(
-    seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard", fov: float = 1.0
+    seed: int,
+    index: int,
+    *,
+    size: int = 256,
+    scale: float = 1.0,
+    difficulty: str = "standard",
+    fov: float = 1.0,
+    variety: str = "rsna",
 ) -> Study:
     """Draws, renders and scans one study. Arguments as `sample_study`.
 
@@ -80,7 +94,7 @@ def make_study(
     coarse slices, or out of view) gets another fracture; after three attempts it counts as whole and is drawn so.
     The label of a level therefore always equals "its fracture can be seen in this scan".
     """
-    plan = sample_study(seed, index, size=size, scale=scale, difficulty=difficulty, fov=fov)
+    plan = sample_study(seed, index, size=size, scale=scale, difficulty=difficulty, fov=fov, variety=variety)
     for attempt in range(1, _ATTEMPTS + 1):
         rendered = scene.render(plan)
         fractures = scanner.align(rendered.fractures, plan)
@@ -112,6 +126,7 @@ def write_dataset(
     scale: float = 1.0,
     difficulty: str = "standard",
     fov: float = 1.0,
+    variety: str = "rsna",
     workers: int = 0,
     mask_fraction: float = 1.0,
     box_fraction: float = 1.0,
@@ -131,6 +146,7 @@ def write_dataset(
         scale: factor on the number of slices.
         difficulty: "easy", "standard" or "hard".
         fov: factor on the field of view.
+        variety: "rsna", or "wide" for people and scans far beyond the challenge's.
         workers: processes; 0 takes one for each core.
         mask_fraction: share of studies that get a segmentation (87 of 2,019 in the real data).
         box_fraction: share of fractured studies that get boxes (235 of 961 in the real data).
@@ -148,9 +164,9 @@ def write_dataset(
         raise ConfigError(
             f"phantom studies={studies}, first={first}, workers={workers}: need studies >= 1, others >= 0"
         )
-    parameters = Parameters(seed, size, scale, difficulty, fov, codec, mask_fraction, box_fraction)
+    parameters = Parameters(seed, size, scale, difficulty, fov, variety, codec, mask_fraction, box_fraction)
     # refuse bad arguments before any file
-    sample_study(seed, first, size=size, scale=scale, difficulty=difficulty, fov=fov)
+    sample_study(seed, first, size=size, scale=scale, difficulty=difficulty, fov=fov, variety=variety)
     out = Path(out)
     _claim(out, parameters, studies, first)
     shutil.rmtree(out / ".partial", ignore_errors=True)
@@ -185,7 +201,7 @@ def _each(out: Path, parameters: Parameters, todo: list[int], workers: int):
 
 def _write_study(out: Path, parameters: Parameters, index: int) -> None:
     p = parameters
-    study = make_study(p.seed, index, size=p.size, scale=p.scale, difficulty=p.difficulty, fov=p.fov)
+    study = make_study(p.seed, index, size=p.size, scale=p.scale, difficulty=p.difficulty, fov=p.fov, variety=p.variety)
     plan, uid = study.plan, study.plan.uid
     has_mask, has_boxes = stream(p.seed, index, WRITER_STREAM, 2).random(2) < (p.mask_fraction, p.box_fraction)
     partial = out / ".partial" / uid
@@ -236,9 +252,10 @@ def _claim(out: Path, parameters: Parameters, studies: int, first: int) -> None:
         except ValueError as error:
             raise DataError(f"{path}: not JSON ({error}); delete the folder or choose another --out") from None
         for name, value in new.items():
-            if old.get(name) != value:
+            there = old.get(name, _BEFORE.get(name))
+            if there != value:
                 raise DataError(
-                    f"{out}: made with {name}={old.get(name)!r}, not {value!r}; "
+                    f"{out}: made with {name}={there!r}, not {value!r}; "
                     "choose another folder, or delete this one to make it anew"
                 )
         if old["studies"] > studies:

@@ -23,9 +23,10 @@ def draw_preview(
     scale: float = 1.0,
     difficulty: str = "standard",
     fov: float = 1.0,
+    variety: str = "rsna",
 ) -> None:
     """Makes the first fractured study of a range (the first study if none is) and draws its sheet to `path` (PNG)."""
-    kwargs = {"size": size, "scale": scale, "difficulty": difficulty, "fov": fov}
+    kwargs = {"size": size, "scale": scale, "difficulty": difficulty, "fov": fov, "variety": variety}
     wanted = range(first, first + studies)
     index = next((i for i in wanted if sample_study(seed, i, **kwargs).fractures), first)
     draw_study(path, make_study(seed, index, **kwargs))

@@ -22,9 +22,10 @@ from cspine_jax.phantom.plan import (
     StudyPlan,
 )
 from cspine_jax.phantom.prevalence import quantile, sample_levels, statistics
+from cspine_jax.phantom.variety import VARIETIES, widen
 
 # Streams: never renumber, the bytes of every data set hang on them.
-_LEVELS, _FRACTURE, _ANATOMY, _ACQUISITION, _DISTRACTORS, _WRITER = range(6)
+_LEVELS, _FRACTURE, _ANATOMY, _ACQUISITION, _DISTRACTORS, _WRITER, _VARIETY = range(7)
 WRITER_STREAM = _WRITER
 
 MIN_SLICES = 8
@@ -98,7 +99,14 @@ def study_uid(seed: int, index: int, *more: object) -> str:
 
 
 def sample_study(
-    seed: int, index: int, *, size: int = 256, scale: float = 1.0, difficulty: str = "standard", fov: float = 1.0
+    seed: int,
+    index: int,
+    *,
+    size: int = 256,
+    scale: float = 1.0,
+    difficulty: str = "standard",
+    fov: float = 1.0,
+    variety: str = "rsna",
 ) -> StudyPlan:
     """Draws one study.
 
@@ -111,6 +119,7 @@ def sample_study(
         difficulty: "easy", "standard" or "hard": how wide, displaced and dark the clefts are.
         fov: factor on the field of view drawn for the study (about 130 to 250 mm): below 1 a narrower reconstruction
             of the spine, with smaller pixels at the same matrix.
+        variety: "rsna" draws people and scans as the challenge has them; "wide" far beyond (`variety.widen`).
 
     Returns:
         The plan. Its `labels` hold if every fracture shows on the grid (`dataset.make_study` sees to that).
@@ -128,13 +137,18 @@ def sample_study(
         raise ConfigError(f"phantom fov={fov}: must be between 0.4 and 2")
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"phantom difficulty={difficulty!r}: must be one of {', '.join(DIFFICULTIES)}")
+    if variety not in VARIETIES:
+        raise ConfigError(f"phantom variety={variety!r}: must be one of {', '.join(VARIETIES)}")
     anatomy = sample_anatomy(stream(seed, index, _ANATOMY))
+    acquisition = sample_acquisition(stream(seed, index, _ACQUISITION), anatomy.scale, size, scale, fov)
+    if variety == "wide":
+        anatomy, acquisition = widen(stream(seed, index, _VARIETY), anatomy, acquisition, scale, fov)
     levels = sample_levels(stream(seed, index, _LEVELS).random())
     return StudyPlan(
         index=index,
-        uid=study_uid(seed, index, size, float(scale), difficulty, float(fov)),
+        uid=study_uid(seed, index, size, float(scale), difficulty, float(fov), *([variety] * (variety != "rsna"))),
         anatomy=anatomy,
-        acquisition=sample_acquisition(stream(seed, index, _ACQUISITION), anatomy.scale, size, scale, fov),
+        acquisition=acquisition,
         fractures=tuple(f for level in levels for f in sample_fractures(seed, index, level, difficulty)),
         distractors=sample_distractors(stream(seed, index, _DISTRACTORS)),
     )
