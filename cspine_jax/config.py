@@ -139,31 +139,48 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A slice model of document B: `type` 1 (image), 2 (image + vertebra probabilities), 3 (both as outputs)."""
+    """The network of the task.
+
+    Slice models of document B: `type` of fracture detection is 1 (image), 2 (image + vertebra probabilities) or 3 (both
+    as outputs); of vertebra detection 1 (image) or 2 (image + metadata). Segmentation in 2D: `network` is "unet2d"
+    (`width` channels at full resolution, doubled `levels` times), "encoder" (a UNet on `backbone`) or "inflated"
+    (`backbone`'s 2D kernels inflated to 3D).
+    """
 
     type: int = 3
+    network: str = "unet2d"
+    width: int = 32
+    levels: int = 4
     backbone: str = "basic_cnn"
     dropout: float = 0.1
     hidden: int = 128
 
     def __post_init__(self):
         _one_of(self, "type", (1, 2, 3))
+        _one_of(self, "network", ("unet2d", "encoder", "inflated"))
+        _at_least(self, "width", 1)
+        _between(self, "levels", 1, 8)
         _between(self, "dropout", 0.0, 0.95)
         _at_least(self, "hidden", 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric."""
+    """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric.
+
+    `segmentation`: "dice", "ce" (cross-entropy), "focal", "dice_ce" or "dice_focal".
+    """
 
     alpha: float = 2.0
     positive_weight: float = 2.0
     label_smoothing: float = 0.0
+    segmentation: str = "dice_ce"
 
     def __post_init__(self):
         _at_least(self, "alpha", 0)
         _at_least(self, "positive_weight", 0)
         _between(self, "label_smoothing", 0.0, 0.5)
+        _one_of(self, "segmentation", ("dice", "ce", "focal", "dice_ce", "dice_focal"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,11 +249,19 @@ class EvalConfig:
         _at_least(self, "examples_shown", 0)
 
 
+TASKS = ("fracture", "vertebra", "segment2d", "spine", "refine")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """An experiment."""
+    """An experiment.
+
+    `task`: "fracture" and "vertebra" are document B's slice models, "segment2d" segments slices, "spine" and "refine"
+    are the coarse and the fine 3D segmentation.
+    """
 
     name: str = "experiment"
+    task: str = "fracture"
     seed: int = 0
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -245,6 +270,12 @@ class Config:
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ConfigError(f"task={self.task!r}: must be one of {', '.join(TASKS)}")
+        if self.task == "vertebra" and self.model.type == 3:
+            raise ConfigError("model.type=3: vertebra detection has Types 1 (image) and 2 (image + metadata)")
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
