@@ -5,9 +5,10 @@ every core, and a crash costs one error message. This file imports only what the
 0.1 s.
 
 Request: a JSON line; then, where it says `bytes`, so many bytes of the value of Pixel Data (otherwise that value lies
-at `offset` in the file `path`). The pixels go to `place` in the shared memory `memory` as 16-bit words in native byte
-order, unsigned or in two's complement as the stream has them. Answer: a JSON line with the precision `bits` of the
-stream, or with `error`. A request without `codec` lets go of the shared memory and has no answer.
+at `offset` in the file `path`; of one frame among several only `length` bytes of it). The pixels go to `place` in the
+shared memory `memory` as 16-bit words in native byte order, unsigned or in two's complement as the stream has them.
+Answer: a JSON line with the precision `bits` of the stream, or with `error`. A request without `codec` lets go of the
+shared memory and has no answer.
 """
 
 import ctypes
@@ -125,16 +126,20 @@ def _jpeg_frame_header(data: bytes) -> tuple[int, int, int, int]:
     raise ValueError("no JPEG frame header in the stream")
 
 
-def frame(file: BinaryIO) -> bytes:
-    """The one encoded frame of an encapsulated value: its fragments joined (DICOM PS3.5, annex A.4).
+def frame(file: BinaryIO, length: int = 0) -> bytes:
+    """One encoded frame of an encapsulated value: its fragments joined (DICOM PS3.5, annex A.4).
 
     Args:
-        file: stands at the first item, the offset table.
+        file: stands at the first item, the offset table; of several frames, at the first fragment of this one.
+        length: bytes of this one's fragments where there are several frames; 0 for the only frame.
 
     Raises:
         ValueError: the value ends early or is no sequence of fragments.
     """
     fragments: list[bytes] = []
+    if length:
+        file = io.BytesIO(file.read(length) + b"\xfe\xff\xdd\xe0\0\0\0\0")
+        fragments.append(b"")  # in the place of the offset table
     while True:
         head = file.read(8)
         if len(head) < 8:
@@ -181,11 +186,11 @@ def _serve(request: dict, inline: bytes, memory: mmap.mmap) -> dict:
     try:
         _allow_seconds(int(sys.argv[2]))
         if inline:
-            data = frame(io.BytesIO(inline))
+            data = frame(io.BytesIO(inline), request["length"])
         else:
             with open(request["path"], "rb") as file:
                 file.seek(request["offset"])
-                data = frame(file)
+                data = frame(file, request["length"])
         size = 2 * request["rows"] * request["columns"]
         with memoryview(memory) as view, view[request["place"] : request["place"] + size] as out:
             return {"bits": DECODERS[request["codec"]](data, request, out)}

@@ -118,7 +118,7 @@ def arrange(headers: Sequence[SliceHeader], where: str) -> Stack:
         directions[0] = -directions[0]
     depths = positions @ directions[0]
     # Of repeated images the one with a numbered name is kept: bounding boxes refer to it.
-    order = sorted(range(len(headers)), key=lambda i: (round(depths[i], 4), headers[i].number is None, headers[i].name))
+    order = sorted(range(len(headers)), key=lambda i: (round(depths[i], 4), *_age(headers[i])))
     kept: list[int] = []
     duplicates: list[tuple[int, SliceHeader]] = []
     for index in order:
@@ -288,12 +288,24 @@ def _positions(headers: Sequence[SliceHeader], normal: np.ndarray, where: str, n
     )
 
 
+def _age(header: SliceHeader) -> tuple:
+    """Which of repeated images is the first."""
+    return header.number is None, header.entry.name, header.frame or 0
+
+
 def _instance(header: SliceHeader) -> int | None:
     return header.number if header.instance is None else header.instance
 
 
 def slice_numbers(headers: Sequence[SliceHeader]) -> np.ndarray:
-    """int32 [n]: k of `k.dcm` where every file is named so, else InstanceNumber, else -1."""
+    """int32 [n]: k of `k.dcm` where every file is named so, else InstanceNumber, else -1.
+
+    A frame of a multi-frame image has its frame number, counted from 1 and on through the parts of a concatenation;
+    -1 where several files count their frames each for itself.
+    """
+    if any(header.frame is not None for header in headers):
+        numbers = [header.instance or -1 for header in headers]
+        return np.array(numbers if len(set(numbers)) == len(numbers) else [-1] * len(numbers), np.int32)
     if all(header.number is not None for header in headers):
         return np.array([header.number for header in headers], np.int32)
     return np.array([-1 if header.instance is None else header.instance for header in headers], np.int32)

@@ -19,9 +19,9 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
-from cspine_jax.ct import limits
-from cspine_jax.ct.fields import Fields, text
-from cspine_jax.ct.sources import READ_ERRORS, Entry
+from cspine_jax.ct import enhanced, limits
+from cspine_jax.ct.fields import TAGS, Fields, text
+from cspine_jax.ct.sources import READ_ERRORS, Entry, MemoryEntry
 from cspine_jax.errors import StudyError
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -31,6 +31,12 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 NATIVE: frozenset[str] = frozenset((IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN))
 
 _PIXEL_DATA = (0x7FE0, 0x0010)
+_DIRECTORY = 0x00041220
+_READ_TAGS = [*TAGS.values(), *enhanced.TAGS, _DIRECTORY]
+"""All that is read of a header: private elements of any size are passed over, and names never enter memory."""
+
+_CT = frozenset(("1.2.840.10008.5.1.4.1.1.2", *enhanced.SOP_CLASSES))
+_SECONDARY_CAPTURE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[0-9]+)?")
 _UNDEFINED = 0xFFFFFFFF
 
 
@@ -40,7 +46,9 @@ class SliceHeader:
 
     Lengths in mm, LPS axes. None means that the header does not say. `pixel_offset` and `pixel_length` bound the
     value of Pixel Data in the file (in the inflated data set of a deflated file); `pixel_length` None marks
-    encapsulated (compressed) frames, which run to their own end mark.
+    encapsulated (compressed) frames, which run to their own end mark. One frame of a multi-frame image is a
+    `SliceHeader` of its own: `frame` is its number from 1, and of compressed ones `frame_bytes` says how many bytes of
+    fragments follow `pixel_offset`.
     """
 
     entry: Entry
@@ -62,7 +70,6 @@ class SliceHeader:
     location: float | None
     rows: int
     columns: int
-    frames: int
     bits_allocated: int
     bits_stored: int
     high_bit: int
@@ -74,11 +81,14 @@ class SliceHeader:
     transfer_syntax: str
     pixel_offset: int
     pixel_length: int | None
+    marks: tuple[str, ...] = ()
+    frame: int | None = None
+    frame_bytes: int | None = None
 
     @property
     def name(self) -> str:
-        """The file, as messages name it."""
-        return self.entry.name
+        """The file, and the frame in it, as messages name them."""
+        return self.entry.name if self.frame is None else f"{self.entry.name} frame {self.frame}"
 
 
 class NotAnImage(Exception):  # noqa: N818 (not an error: the file is left out and listed)
@@ -108,8 +118,8 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
         warnings.simplefilter("always")
         for entry in found:
             try:
-                header, found_notes = _read_header(entry)
-                headers.append(header)
+                found_headers, found_notes = _read_header(entry)
+                headers.extend(found_headers)
                 notes.update(dict.fromkeys(found_notes))
             except NotAnImage as reason:
                 left_out.append(f"{entry.name}: {reason}")
@@ -119,7 +129,7 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
     return headers, left_out, list(notes)
 
 
-def _read_header(entry: Entry) -> tuple[SliceHeader, list[str]]:
+def _read_header(entry: Entry) -> tuple[list[SliceHeader], list[str]]:
     try:
         with entry.open() as file:
             return _parse(entry, file)
@@ -132,7 +142,7 @@ def _read_header(entry: Entry) -> tuple[SliceHeader, list[str]]:
         raise StudyError(f"{entry.name}: damaged DICOM header ({reason}); copy the file again") from None
 
 
-def _parse(entry: Entry, file: IO[bytes]) -> tuple[SliceHeader, list[str]]:
+def _parse(entry: Entry, file: IO[bytes]) -> tuple[list[SliceHeader], list[str]]:
     head = file.read(2048)
     file.seek(0)
     if head[128:132] != b"DICM" and not _looks_bare(head):
@@ -145,7 +155,7 @@ def _parse(entry: Entry, file: IO[bytes]) -> tuple[SliceHeader, list[str]]:
     if DEFLATED.encode() in head[132:1024]:
         file, dataset, syntax = _inflate(entry, file)
     else:
-        dataset = dcmread(file, stop_before_pixels=True, force=True)
+        dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_READ_TAGS)
         meta = getattr(dataset, "file_meta", None)
         syntax = text(meta, 0x00020010) if meta is not None else ""
         implicit, little = dataset.original_encoding
@@ -153,25 +163,68 @@ def _parse(entry: Entry, file: IO[bytes]) -> tuple[SliceHeader, list[str]]:
             raise StudyError(f"{entry.name}: TransferSyntaxUID is damaged; copy the file again")
         if not syntax:
             syntax = (IMPLICIT if implicit else EXPLICIT) if little else BIG_ENDIAN
-    if (0x0004, 0x1220) in dataset:
+    if _DIRECTORY in dataset:
         raise NotAnImage("DICOMDIR")
     get = Fields(entry, dataset)
     modality = get.code("Modality")
     sop_class = get.uid("SOPClassUID")
     if modality and modality != "CT":
         raise NotAnImage(f"modality {modality}")
-    if sop_class.startswith("1.2.840.10008.5.1.4.1.1.7"):
+    if _SECONDARY_CAPTURE.fullmatch(sop_class):
         raise NotAnImage("secondary capture")
-    if not modality and not sop_class.startswith("1.2.840.10008.5.1.4.1.1.2"):
+    if not modality and sop_class not in _CT:
         if sop_class or (entry.suffix != ".dcm" and head[128:132] != b"DICM"):
             raise NotAnImage("not a CT image")
         raise StudyError(f"{entry.name}: truncated or damaged: neither SOPClassUID nor Modality; copy the file again")
     if "Rows" not in get and "Columns" not in get and not _at_pixels(file):
-        if sop_class.startswith("1.2.840.10008.5.1.4.1.1.2") or (entry.suffix == ".dcm" and not sop_class):
+        if sop_class in _CT or (entry.suffix == ".dcm" and not sop_class):
             raise StudyError(f"{entry.name}: truncated: ends before its image; copy the file again")
         raise NotAnImage("no image in it")
     offset, length = _pixel_value(entry, file, syntax)
-    return _build(entry, get, syntax, offset, length), get.notes
+    frames = get.integer("NumberOfFrames") or 1
+    if enhanced.PER_FRAME in dataset:
+        return _build_frames(entry, file, dataset, frames, syntax, offset, length)
+    if frames != 1:
+        raise NotAnImage(f"multi-frame image: {frames} frames but one geometry; export it as single images")
+    if sop_class in enhanced.SOP_CLASSES:
+        raise NotAnImage("multi-frame image without functional groups for its frames; export it as single images")
+    return [_build(entry, get, syntax, offset, length)], get.notes
+
+
+def _build_frames(
+    entry: Entry, file: IO[bytes], dataset: Dataset, frames: int, syntax: str, offset: int, length: int | None
+) -> tuple[list[SliceHeader], list[str]]:
+    """One header a frame of a multi-frame image."""
+    if entry.path is None or syntax == DEFLATED:  # each frame is sought: what does not seek is inflated once
+        size = file.seek(0, 2) if syntax == DEFLATED else entry.size
+        if size > limits.MAX_VOLUME_BYTES:
+            raise StudyError(f"{entry.name}: {size >> 30} GiB, at most {limits.MAX_VOLUME_BYTES >> 30}; give one study")
+        file.seek(0)
+        entry = MemoryEntry.inflated(entry, file, size)
+        file, syntax = entry.open(), EXPLICIT if syntax == DEFLATED else syntax
+    top = Fields(entry, dataset)
+    first = (top.spare_integer("ConcatenationFrameOffsetNumber") or 0) + 1
+    notes: dict[str, None] = {}
+    headers: list[SliceHeader] = []
+    places: list[tuple[int, int]] = []
+    for index, get in enumerate(enhanced.frame_fields(entry, dataset, frames)):
+        header = _build(entry, get, syntax, offset, length)
+        if not places:
+            size = header.rows * header.columns * header.bits_allocated // 8
+            if length is None:
+                places = enhanced.encapsulated_frames(entry, file, dataset, offset, frames)
+            else:
+                places = enhanced.native_frames(entry, offset, length, frames, size)
+        at, size = places[index]
+        own = {"pixel_length": size} if length is not None else {"frame_bytes": size}
+        header = dataclasses.replace(
+            header, frame=index + 1, instance=first + index, number=None, pixel_offset=at, **own
+        )
+        headers.append(header)
+        notes.update(dict.fromkeys(get.notes))
+    if all(header.position is None for header in headers):
+        raise NotAnImage(f"multi-frame image: {frames} frames without a position; export it as single images")
+    return headers, [*top.notes, *notes]
 
 
 def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | None) -> SliceHeader:
@@ -192,7 +245,6 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
             f"{entry.name}: BitsAllocated {allocated}, BitsStored {stored}: CT stores 8, 16 or 32 bits; export again"
         )
     high_bit = get.integer("HighBit")
-    frames = get.integer("NumberOfFrames") or 1
     signed = bool(get.integer("PixelRepresentation"))
     slope, intercept = get.number("RescaleSlope"), get.number("RescaleIntercept")
     if slope == 0:
@@ -209,7 +261,7 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
         modality=get.code("Modality"),
         image_type=tuple(get.text("ImageType").upper().split("\\")),
         kernel=get.kernel(),
-        contrast=bool(get.text("ContrastBolusAgent")),
+        contrast=bool(get.text("ContrastBolusAgent")) or "ContrastBolusAgentSequence" in get,
         patient_position=get.text("PatientPosition")[:16],
         position=get.numbers("ImagePositionPatient", 3),
         orientation=get.numbers("ImageOrientationPatient", 6),
@@ -218,7 +270,6 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
         location=get.spare("SliceLocation"),
         rows=rows,
         columns=columns,
-        frames=frames,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=stored - 1 if high_bit is None or not stored - 1 <= high_bit < allocated else high_bit,
@@ -230,6 +281,7 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
         transfer_syntax=syntax,
         pixel_offset=offset,
         pixel_length=length,
+        marks=get.marks(),
     )
 
 

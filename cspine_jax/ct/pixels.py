@@ -159,7 +159,7 @@ def _decode(
             try:
                 with header.entry.open() as file:
                     file.seek(header.pixel_offset)
-                    inline = file.read(limits.MAX_FRAME_BYTES)
+                    inline = file.read(header.frame_bytes or limits.MAX_FRAME_BYTES)
             except READ_ERRORS as error:
                 raise _unreadable(header, error) from None
         return {
@@ -167,6 +167,7 @@ def _decode(
             "place": index * 2 * header.rows * header.columns,
             "path": header.entry.path,
             "offset": header.pixel_offset,
+            "length": header.frame_bytes or 0,
             "codec": codecs.CODECS[header.transfer_syntax],
             "transfer_syntax": header.transfer_syntax,
             "rows": header.rows,

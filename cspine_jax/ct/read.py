@@ -70,6 +70,9 @@ def _read(
     hu, notes = pixels.read_pixels(stack.headers, workers, _counter(progress, n))
     warnings += notes
     warnings += _compare_duplicates(stack, hu)
+    for image in images:
+        if isinstance(image.entry, sources.MemoryEntry):
+            image.entry.release()
     warnings += undo_inversion(hu, first)
     numbers = geometry.slice_numbers(stack.headers)
     plan, affine, notes = resample.plan(stack, where)

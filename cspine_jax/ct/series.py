@@ -87,7 +87,7 @@ def choose(
         )
     ranked = sorted(candidates, key=_rank)
     best = ranked[0]
-    if len(best.headers) < 2 and best.headers[0].frames == 1:
+    if len(best.headers) < 2:
         raise StudyError(f"{where}: only 1 CT slice ({best.headers[0].name}); a study needs at least 2")
     if len(ranked) > 1:
         others = "; ".join(each.describe() for each in ranked[1:])
@@ -136,7 +136,7 @@ def _series(group: Sequence[SliceHeader]) -> Series:
 
 def _rank(series: Series) -> tuple:
     spacing = 1e3 if series.spacing_mm is None else round(series.spacing_mm, 1)
-    short = len(series.headers) < 2 and series.headers[0].frames == 1
+    short = len(series.headers) < 2
     return (short, not series.axial, spacing, -series.sharpness, -len(series.headers), series.uid)
 
 

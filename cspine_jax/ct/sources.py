@@ -1,12 +1,14 @@
 """Where a study's files lie: every container yields entries that can be opened, and nothing else knows which it was."""
 
 import dataclasses
+import io
+import mmap
 import os
 import stat
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cspine_jax.ct import limits
 from cspine_jax.errors import StudyError
@@ -56,6 +58,62 @@ class ZipEntry(Entry):
     def open(self) -> IO[bytes]:
         """Opens the member; several may be open at a time."""
         return self.archive.open(self.member)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryEntry(Entry):
+    """A file that was inflated into memory: many frames are read from it, and what inflates does not seek."""
+
+    held: list[mmap.mmap] = dataclasses.field(repr=False)
+
+    @classmethod
+    def inflated(cls, entry: Entry, file: IO[bytes], size: int) -> "MemoryEntry":
+        """Takes in `size` bytes of an open file, or fewer where it ends before."""
+        memory = mmap.mmap(-1, max(size, 1))
+        at = 0
+        with memoryview(memory) as view:
+            while at < size and (piece := file.read(min(1 << 20, size - at))):
+                view[at : at + len(piece)] = piece
+                at += len(piece)
+        return cls(entry.name, entry.stem, entry.suffix, at, [memory])
+
+    @property
+    def path(self) -> None:
+        """No plain file."""
+        return None
+
+    def open(self) -> IO[bytes]:
+        """Opens the bytes; several may read them at a time."""
+        if not self.held:
+            raise OSError("its bytes were let go of")
+        return io.BufferedReader(_MemoryReader(self.held[0], self.size), 16_384)
+
+    def release(self) -> None:
+        """Lets go of the bytes."""
+        self.held.clear()
+
+
+class _MemoryReader(io.RawIOBase):
+    """Reads memory as a file, without a copy of it."""
+
+    def __init__(self, memory: mmap.mmap, size: int):
+        self._view, self._at = memoryview(memory)[:size], 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(offset + (0, self._at, len(self._view))[whence], 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._view[self._at : self._at + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
 
 
 def entries(path: str | os.PathLike) -> list[Entry]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import gdcm
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import UID, CTImageStorage, generate_uid
 
 SYNTAXES: dict[str, str] = {
@@ -135,6 +136,116 @@ def write_series(
         _save(dataset, file, syntax)
         files.append(file)
     return files
+
+
+def to_enhanced(
+    files: Sequence[Path],
+    folder: str | Path,
+    *,
+    parts: int = 1,
+    table: str = "basic",
+    fragments: int = 1,
+    legacy: bool = False,
+    stacks: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    edit: Callable[[FileDataset, int], None] | None = None,
+) -> list[Path]:
+    """Rewrites single images as Enhanced (or Legacy Converted Enhanced) CT.
+
+    Args:
+        files: of one series, as `write_series` returns them; frames in this order.
+        folder: created if missing.
+        parts: files to spread the frames over, as a concatenation.
+        table: offset table of compressed frames: "basic", "extended" or "none".
+        fragments: into which each compressed frame is cut.
+        legacy: Legacy Converted, whose kernel is an unassigned attribute.
+        stacks: StackID of each frame.
+        names: of the files.
+        edit: called with each multi-frame data set and its index before it is written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [dcmread(file) for file in files]
+    names_of_stacks = list(stacks or ["1"] * len(images))
+    written = []
+    for part, indices in enumerate(np.array_split(np.arange(len(images)), parts)):
+        first = images[indices[0]]
+        implicit, little = first.original_encoding
+        dataset = FileDataset("", {}, b"\0" * 128, first.file_meta, is_implicit_VR=implicit, is_little_endian=little)
+        for name in _COPIED:
+            if name in first:
+                dataset[name] = first[name]
+        number = "1.2.840.10008.5.1.4.1.1.2.2" if legacy else "1.2.840.10008.5.1.4.1.1.2.1"
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UID(number)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.NumberOfFrames, dataset.InstanceNumber = len(indices), part + 1
+        if parts > 1:
+            dataset.ConcatenationFrameOffsetNumber = int(indices[0])
+        shared = Dataset()
+        kernel = [_item(ConvolutionKernel=first.ConvolutionKernel)]
+        if legacy:
+            shared.UnassignedSharedConvertedAttributesSequence = kernel
+        else:
+            shared.CTReconstructionSequence = kernel
+        shared.PixelMeasuresSequence = [_item(PixelSpacing=first.PixelSpacing, SliceThickness=first.SliceThickness)]
+        dataset.SharedFunctionalGroupsSequence = [shared]
+        dataset.PerFrameFunctionalGroupsSequence = [_frame_group(images[i], names_of_stacks[i], i) for i in indices]
+        _join(dataset, [images[i] for i in indices], table, fragments)
+        if edit:
+            edit(dataset, part)
+        file = folder / (names[part] if names else f"enhanced{part}.dcm")
+        dataset.save_as(file, enforce_file_format=True)
+        written.append(file)
+    return written
+
+
+_COPIED = (
+    "StudyInstanceUID SeriesInstanceUID SeriesNumber Modality PatientID PatientName PatientPosition SamplesPerPixel "
+    "PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue"
+).split()
+
+
+def _item(**values) -> Dataset:
+    item = Dataset()
+    for name, value in values.items():
+        setattr(item, name, value)
+    return item
+
+
+def _frame_group(image: FileDataset, stack: str, index: int) -> Dataset:
+    content = _item(StackID=stack, InStackPositionNumber=int(index) + 1)
+    if "AcquisitionNumber" in image:
+        content.FrameAcquisitionNumber = image.AcquisitionNumber
+    group = _item(
+        FrameContentSequence=[content],
+        PixelValueTransformationSequence=[
+            _item(RescaleIntercept=image.RescaleIntercept, RescaleSlope=image.RescaleSlope, RescaleType="HU")
+        ],
+        CTImageFrameTypeSequence=[_item(FrameType=image.ImageType)],
+    )
+    if "ImagePositionPatient" in image:
+        group.PlanePositionSequence = [_item(ImagePositionPatient=image.ImagePositionPatient)]
+    if "ImageOrientationPatient" in image:
+        group.PlaneOrientationSequence = [_item(ImageOrientationPatient=image.ImageOrientationPatient)]
+    return group
+
+
+def _join(dataset: FileDataset, images: Sequence[FileDataset], table: str, fragments: int) -> None:
+    """Puts the pixels of single images into one multi-frame image."""
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        size = images[0].Rows * images[0].Columns * images[0].BitsAllocated // 8
+        pixels = b"".join(image.PixelData[:size] for image in images)
+        dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
+        dataset["PixelData"].VR = images[0]["PixelData"].VR
+        return
+    frames = [next(generate_frames(image.PixelData, number_of_frames=1)) for image in images]
+    if table == "extended":
+        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
+            frames
+        )
+    else:
+        dataset.PixelData = encapsulate(frames, fragments_per_frame=fragments, has_bot=table == "basic")
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
 
 
 def expected_affine(

@@ -3,13 +3,22 @@
 import itertools
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pydicom
 import pytest
 
 from cspine_jax.ct import Volume, read_study
-from tests.ct.dicom_factory import SERIES_UID, STUDY_UID, SYNTAXES, expected_affine, make_volume, write_series
+from tests.ct.dicom_factory import (
+    SERIES_UID,
+    STUDY_UID,
+    SYNTAXES,
+    expected_affine,
+    make_volume,
+    to_enhanced,
+    write_series,
+)
 
 SPACING = (0.625, 0.45, 0.4)
 
@@ -228,15 +237,22 @@ def test_lossy_jpeg_is_read_with_a_warning(tmp_path):
     np.testing.assert_array_equal(volume.hu[0], decoded.astype(int) * 16 - 1024)
 
 
-@pytest.mark.parametrize("way", ["plain", "jpeg_ls", "sagittal", "tilted"])
+@pytest.mark.parametrize("way", ["plain", "jpeg_ls", "sagittal", "tilted", "multi-frame", "zipped"])
 def test_peak_memory_stays_below_two_and_a_half_volumes(tmp_path, way):
     """In a process of its own: what reading adds to the high-water mark of what was imported."""
     hu = np.repeat(make_volume((4, 512, 512)), 16, axis=0)  # 34 MB
     positions = np.array([[-80 + 0.03 * k, -100, 60 - 0.625 * k] for k in range(64)]) if way == "tilted" else None
     if way == "sagittal":
         hu = np.ascontiguousarray(hu[:, :, :64].transpose(2, 1, 0).repeat(8, axis=0))
-    write_series(tmp_path, hu, syntax="jpeg_ls" if way == "jpeg_ls" else "explicit", positions=positions,
-                 axes=(2, 0, 1) if way == "sagittal" else (0, 1, 2))  # fmt: skip
+    files = write_series(tmp_path, hu, syntax="jpeg_ls" if way == "jpeg_ls" else "explicit", positions=positions,
+                         axes=(2, 0, 1) if way == "sagittal" else (0, 1, 2))  # fmt: skip
+    study = tmp_path
+    if way in ("multi-frame", "zipped"):
+        study = to_enhanced(files, tmp_path / "multi")[0]
+    if way == "zipped":
+        with zipfile.ZipFile(tmp_path / "study.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.write(study)
+        study = tmp_path / "study.zip"
     code = """
 import sys
 from cspine_jax.ct import read_study
@@ -246,5 +262,5 @@ before = peak()
 volume = read_study(sys.argv[1])
 print((peak() - before) / volume.hu.nbytes)
 """
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code, str(study)], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 2.5

@@ -205,4 +205,4 @@ def test_broken_values_nobody_needs_are_left_out_and_noted(tmp_path):
     volume = read_study(tmp_path)
     np.testing.assert_array_equal(volume.hu, hu)
     np.testing.assert_array_equal(volume.slice_numbers, [1, -1, 3, 4, 5, 6])
-    assert len(volume.warnings) == 1 and "SliceThickness 'thin'" in volume.warnings[0]
+    assert len(volume.warnings) == 1 and "SliceThickness is damaged" in volume.warnings[0]
