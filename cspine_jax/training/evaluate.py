@@ -30,7 +30,7 @@ def run_pass(
         stop: asked after each batch; True gives the pass up.
 
     Returns:
-        (means, table): every loss part averaged by its weight, and every output and batch column but the image,
+        (means, table): every loss part averaged by its weight; every output and every batch column of at most two axes,
         [N, ...] in batch order with padding removed. None where `stop` said so.
     """
     sums: dict[str, np.ndarray] = {}

@@ -40,12 +40,12 @@ def train_step(
 
 
 def eval_step(task: Task, params: Any, stats: Any, batch: Batch) -> tuple[Parts, dict[str, jax.Array]]:
-    """Loss parts of one batch in evaluation mode, and its table: outputs and batch columns but the image, [B, ...].
+    """Loss parts of one batch in evaluation mode, and its table: outputs, and batch columns [B] and [B, n].
 
-    The columns go through so that every host gets those of all hosts.
+    The columns go through so that every host gets those of all hosts; pictures and masks stay where they are.
     """
     total, weight, parts, outputs = task.predict(params, stats, batch)
-    columns = {name: x for name, x in batch.items() if name != "image"}
+    columns = {name: x for name, x in batch.items() if name != "image" and x.ndim <= 2}
     return {**parts, "loss": (total, weight)}, {**columns, **outputs}
 
 

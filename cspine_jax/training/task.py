@@ -35,7 +35,7 @@ class Task(Protocol):
         """Figures of a whole pass, on the host.
 
         Args:
-            table: outputs of `predict` and every batch column but the image, [N, ...], padding removed.
+            table: outputs of `predict` and every batch column of at most two axes, [N, ...], padding removed.
         """
         ...
 

@@ -13,10 +13,10 @@ from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation.predictions import aggregate, clinical
-from cspine_jax.experiment import split_predictions
 from cspine_jax.inference.findings import folder_name
 from cspine_jax.inference.predict import findings_of, predict_study
 from cspine_jax.inference.run import SliceRun
+from cspine_jax.kinds.fracture import split_predictions
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
