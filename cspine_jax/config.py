@@ -165,6 +165,58 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VolumeConfig:
+    """The 3D networks (tasks "spine" and "refine"): what they see, how wide they are, how training varies it.
+
+    Volumes at `spacing_mm`; training crops of `depth` x `height` x `width` voxels, read with `margin` more on each
+    side so that turning them brings no air in. `width` features at the finest of `levels` levels, doubling up to
+    `max_width`. `offset_weight` is the weight of the votes for the vertebra's centre (task "spine").
+
+    Strengths of the variation, 0 for off: `rotation` degrees, `zoom` and `stretch` (one axis against another) as
+    fractions, `elastic_mm`; `blur_mm` in-plane, `slice_mm` thickest slices; `contrast` of soft tissue and bone as a
+    fraction, `bias_hu`, `noise_hu`, `streaks` (probability of shoulder or dental streaks).
+    """
+
+    spacing_mm: float = 2.0
+    depth: int = 96
+    height: int = 80
+    width_px: int = 80
+    margin: int = 12
+    width: int = 16
+    levels: int = 5
+    max_width: int = 128
+    offset_weight: float = 1.0
+    rotation: float = 15.0
+    zoom: float = 0.2
+    stretch: float = 0.12
+    elastic_mm: float = 5.0
+    blur_mm: float = 1.0
+    slice_mm: float = 4.0
+    contrast: float = 0.4
+    bias_hu: float = 60.0
+    noise_hu: float = 90.0
+    streaks: float = 0.4
+
+    def __post_init__(self):
+        if self.spacing_mm <= 0:
+            raise ConfigError(f"volume.spacing_mm={self.spacing_mm}: must be above 0 mm, e.g. 2.0")
+        for name in ("width", "levels", "max_width"):
+            _at_least(self, name, 1)
+        step = 2**self.levels
+        for name in ("depth", "height", "width_px"):
+            _at_least(self, name, step)
+            if getattr(self, name) % step:
+                raise ConfigError(
+                    f"volume.{name}={getattr(self, name)}: must be a multiple of {step} (2 ** volume.levels)"
+                )
+        for name in ("margin", "offset_weight", "rotation", "elastic_mm", "blur_mm", "slice_mm", "bias_hu", "noise_hu"):
+            _at_least(self, name, 0)
+        for name in ("zoom", "stretch", "contrast"):
+            _between(self, name, 0.0, 0.9)
+        _between(self, "streaks", 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric.
 
@@ -266,6 +318,7 @@ class Config:
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
+    volume: VolumeConfig = VolumeConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
