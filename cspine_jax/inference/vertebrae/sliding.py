@@ -1,0 +1,136 @@
+"""A network that takes one size of window, over a grid of any size: overlapping windows, Gaussian weights.
+
+The weights are those of Isensee et al. 2021 (nnU-Net): a voxel counts most for the window in whose middle it lies,
+where the network sees its surroundings on all sides.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+SIGMA = 1 / 8
+"""Of the Gaussian, in window sides."""
+
+FLOOR = 1e-3
+"""Least weight, so that a corner seen by a single window is still divided by a sound number."""
+
+
+def gaussian(window: Sequence[int]) -> np.ndarray:
+    """float32 [window]: 1 in the middle, never below `FLOOR`."""
+    sides = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (SIGMA * n)) ** 2) for n in window]
+    weights = sides[0][:, None, None] * sides[1][None, :, None] * sides[2][None, None, :]
+    return np.maximum(weights / weights.max(), FLOOR).astype(np.float32)
+
+
+def starts_along(length: int, window: int, overlap: float) -> list[int]:
+    """First voxels of windows that cover an axis, evenly spread, overlapping by at least `overlap` of a window.
+
+    An axis shorter than the window has the one start 0 (the input is padded).
+    """
+    if length <= window:
+        return [0]
+    step = max(window * (1 - overlap), 1.0)
+    count = int(np.ceil((length - window) / step - 1e-9)) + 1
+    return [round(at) for at in np.linspace(0, length - window, count)]
+
+
+def grid_starts(shape: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
+    """Windows over a whole grid."""
+    axes = (starts_along(n, w, overlap) for n, w in zip(shape, window, strict=True))
+    return list(itertools.product(*axes))
+
+
+def starts_over(mask: np.ndarray, window: Sequence[int], overlap: float) -> list[tuple[int, ...]]:
+    """Windows that follow a structure from slice to slice instead of filling its bounding box.
+
+    Args:
+        mask: bool [d, h, w]; where an answer is needed.
+        window: size of a window.
+        overlap: least overlap, share of a window.
+
+    Returns:
+        Starts of windows that cover every voxel of the mask; a window lies around its part of the mask as centrally
+        as the grid allows.
+    """
+    found: list[tuple[int, ...]] = []
+    rows = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not len(rows):
+        return found
+    for start in starts_along(int(rows[-1] - rows[0] + 1), window[0], overlap):
+        z = _held(int(rows[0]) + start, mask.shape[0], window[0])
+        slab = mask[z : z + window[0]].any(axis=0)
+        sides = []
+        for axis in (0, 1):
+            there = np.flatnonzero(slab.any(axis=-1 if axis == 0 else 0))
+            if not len(there):
+                break
+            low, length, size = int(there[0]), int(there[-1] - there[0] + 1), window[1 + axis]
+            spare = max(size - length, 0) // 2
+            starts = (low + at - spare for at in starts_along(length, size, overlap))
+            sides.append([_held(at, mask.shape[1 + axis], size) for at in starts])
+        else:
+            found += [(z, y, x) for y, x in itertools.product(*sides)]
+    return list(dict.fromkeys(found))
+
+
+def _held(start: int, length: int, window: int) -> int:
+    """A start moved so that the window lies in the grid where it can."""
+    return max(0, min(start, length - window))
+
+
+def slide(
+    function: Callable[[np.ndarray], np.ndarray],
+    grid: np.ndarray,
+    window: Sequence[int],
+    starts: Sequence[Sequence[int]] | None = None,
+    *,
+    overlap: float = 0.5,
+    batch: int = 1,
+    fill: float = 0.0,
+    default: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Runs a function of windows over a grid and averages what overlaps.
+
+    Args:
+        function: [batch, *window, channels] -> [batch, *(scale * window), classes]; always called with that one shape,
+            so that it is compiled once. Any whole scale.
+        grid: float [d, h, w, channels].
+        window: (z, y, x).
+        starts: first voxels of the windows; None for `grid_starts` over everything.
+        overlap: of those.
+        batch: windows at a time; the last batch is filled up by repeating its last window.
+        fill: outside the grid (windows larger than it).
+        default: [classes] or a number; the answer where no window lies.
+
+    Returns:
+        float32 [scale d, scale h, scale w, classes].
+    """
+    shape = grid.shape[:3]
+    starts = grid_starts(shape, window, overlap) if starts is None else [tuple(start) for start in starts]
+    if not starts:
+        raise ValueError("no window: nothing to run the function on")
+    total, weights, soft, scale = np.zeros(0), np.zeros(0), np.zeros(0), 1
+    for first in range(0, len(starts), batch):
+        some = [starts[min(first + k, len(starts) - 1)] for k in range(batch)]
+        answers = np.asarray(function(np.stack([_cut(grid, start, window, fill) for start in some])))
+        if first == 0:
+            scale = answers.shape[1] // window[0]
+            soft = gaussian([scale * w for w in window])
+            total = np.zeros((*(scale * n for n in shape), answers.shape[-1]), np.float32)
+            weights = np.zeros(total.shape[:3], np.float32)
+        for start, answer in list(zip(some, answers, strict=True))[: len(starts) - first]:
+            to = tuple(slice(scale * s, scale * min(s + w, n)) for s, w, n in zip(start, window, shape, strict=True))
+            part = tuple(slice(0, side.stop - side.start) for side in to)
+            total[to] += soft[part][..., None] * answer[part]
+            weights[to] += soft[part]
+    seen = weights > 0
+    np.divide(total, weights[..., None], out=total, where=seen[..., None])
+    total[~seen] = default
+    return total
+
+
+def _cut(grid: np.ndarray, start: Sequence[int], window: Sequence[int], fill: float) -> np.ndarray:
+    part = grid[tuple(slice(s, s + w) for s, w in zip(start, window, strict=True))]
+    missing = [(0, w - n) for w, n in zip(window, part.shape[:3], strict=True)]
+    return np.pad(part, [*missing, (0, 0)], constant_values=fill) if any(after for _, after in missing) else part
