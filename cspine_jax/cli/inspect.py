@@ -32,7 +32,7 @@ CODEC_NAMES: dict[str, str] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of this verb."""
     parser.add_argument("study", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
-    parser.add_argument("--series", help="SeriesInstanceUID or series number (default: thinnest sharp axial series)")
+    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

@@ -22,6 +22,9 @@ UNEVEN = 0.1
 ROUNDING_MM = 0.06
 """Positions are written with one decimal at times: a slice this close to its place is in it."""
 
+FARTHEST_MM = 1e5
+"""No position lies further from the scanner's centre."""
+
 DRIFT_PX = 0.5
 """Slices that move sideways further than this across the stack are tilted."""
 
@@ -108,7 +111,7 @@ def arrange(headers: Sequence[SliceHeader], where: str) -> Stack:
     pixel_mm = _pixel_spacing(headers)
     directions = _directions(headers, where, notes)
     positions = _positions(headers, directions[0], where, notes)
-    if positions.size and not np.abs(positions).max() < 1e5:
+    if positions.size and not np.abs(positions).max() < FARTHEST_MM:
         worst = int(np.abs(positions).max(axis=1).argmax())
         raise StudyError(
             f"{headers[worst].name}: ImagePositionPatient {_triple(positions[worst])}: beyond 100 m; export it again"

@@ -27,7 +27,8 @@ def read_study(
     Args:
         path: the folder with the study's DICOM files (searched through its sub-folders), a zip of it, its DICOMDIR,
             or a NIfTI file in HU.
-        series: SeriesInstanceUID or series number; None takes the axial series with the thinnest slices.
+        series: SeriesInstanceUID or series number, with "#k" behind it for the k-th stack of a series that holds
+            several; "all" reads all series as one; None takes the axial series with the thinnest slices.
         regular: bring missing slices, uneven gaps and gantry tilt onto a regular, orthogonal grid. False keeps
             every voxel as stored: a tilt is then in the affine, and gaps are only named in the warnings.
         workers: slices decoded at the same time; None for one a core.

@@ -7,8 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cspine_jax.ct import parts
 from cspine_jax.ct.headers import SliceHeader
 from cspine_jax.errors import StudyError
+
+ALL = "all"
+"""What is asked for to read every series as one (an anonymiser gave each image a series of its own)."""
+
+FEW_SLICES, SHORT_MM = 16, 30.0
+"""The quality gate refuses less (`quality.Limits`): whatever else a series promises, a larger one comes first."""
+
+_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM", "SCANO")
+_REPORTS = ("SCREEN", "DOSE", "PROT", "REPORT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +31,9 @@ class Series:
         axial: whether the slices are closer to axial than to sagittal or coronal.
         spacing_mm: median distance between neighbouring slices; thickness where positions are missing; None unknown.
         sharpness: see `kernel_sharpness`.
+        extent_mm: from the first slice to the last; None unknown.
+        part: number of this stack where the series holds several (see `parts`), else 0.
+        what: what tells this stack from the others of the series.
     """
 
     headers: Sequence[SliceHeader]
@@ -28,6 +41,20 @@ class Series:
     axial: bool
     spacing_mm: float | None
     sharpness: float
+    extent_mm: float | None = None
+    part: int = 0
+    what: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the series is asked for by: its UID, its number, and either with the number of the stack in it."""
+        whole = (self.uid, str(self.headers[0].series_number))
+        return (*whole, *(f"{name}#{self.part}" for name in whole if self.part))
+
+    @property
+    def too_small(self) -> bool:
+        """Whether the quality gate would refuse it for its size."""
+        return len(self.headers) < FEW_SLICES or (self.extent_mm is not None and self.extent_mm < SHORT_MM)
 
     def describe(self) -> str:
         """One phrase for messages: what this series is."""
@@ -35,9 +62,10 @@ class Series:
         spacing = "spacing unknown" if self.spacing_mm is None else f"{self.spacing_mm:.3g} mm"
         kernel = self.headers[0].kernel
         number = self.headers[0].series_number
-        label = self.uid if number is None else f"{number} ({self.uid})"
-        return f"series {label}: {len(self.headers)} slices, {spacing}, {plane}" + (
-            f", kernel {kernel}" if kernel else ""
+        part = f"#{self.part}" if self.part else ""
+        label = self.uid + part if number is None else f"{number}{part} ({self.uid})"
+        return f"series {label}: {len(self.headers)} slices, {spacing}, {plane}" + "".join(
+            f", {text}" for text in (f"kernel {kernel}" if kernel else "", self.what) if text
         )
 
 
@@ -46,10 +74,13 @@ def choose(
 ) -> tuple[Series, list[str]]:
     """Picks the series to read: axial before others, then thinnest, then sharpest kernel, then longest.
 
+    A series that holds several stacks stands for each of them. Ones too small to be used come last.
+
     Args:
         headers: every CT image found.
         where: the study's folder, for messages.
-        series: SeriesInstanceUID or series number to read; None to choose.
+        series: SeriesInstanceUID or series number to read, with "#k" behind it for its k-th stack; "all" for all
+            of them as one; None to choose.
         left_out: files that are no CT image, for the message when nothing else is there.
 
     Returns:
@@ -59,21 +90,25 @@ def choose(
         StudyError: no CT series with at least two slices, or images of several studies.
     """
     notes: list[str] = []
-    scouts = [header for header in headers if {"LOCALIZER", "SCOUT"} & set(header.image_type)]
-    images = [header for header in headers if not {"LOCALIZER", "SCOUT"} & set(header.image_type)]
+    scouts = [header for header in headers if set(_SCOUTS) & set(header.image_type)]
+    reports = [header for header in headers if _is_report(header)]
+    images = [header for header in headers if not set(_SCOUTS) & set(header.image_type) and not _is_report(header)]
     if scouts:
         notes.append(f"left out {len(scouts)} localizer image(s): {_names([header.name for header in scouts])}")
+    if reports:
+        notes.append(f"left out {len(reports)} screen or dose report(s): {_names([header.name for header in reports])}")
     if left_out:
         notes.append(f"left out {len(left_out)} file(s) that are no CT image: {_names(left_out)}")
     if not images:
-        found = left_out[0] if left_out else f"{scouts[0].name}: localizer" if scouts else f"{where}: empty"
+        named = [f"{each.name}: localizer" for each in scouts] + [f"{each.name}: report" for each in reports]
+        found = (list(left_out) + named)[0] if left_out or named else f"{where}: empty"
         raise StudyError(f"{where}: no CT slices in it ({found}); give the folder of a CT study")
     groups: dict[str, list[SliceHeader]] = {}
     for header in images:
-        groups.setdefault(header.series_uid, []).append(header)
-    candidates = [_series(group) for group in groups.values()]
-    if series is not None:
-        chosen = [each for each in candidates if series in (each.uid, str(each.headers[0].series_number))]
+        groups.setdefault("" if series == ALL else header.series_uid, []).append(header)
+    candidates = [each for group in groups.values() for each in _stacks(group)]
+    if series is not None and series != ALL:
+        chosen = [each for each in candidates if series in each.names]
         if not chosen:
             raise StudyError(
                 f"{where}: no series {series}; there is {'; '.join(each.describe() for each in candidates)}"
@@ -88,11 +123,18 @@ def choose(
     ranked = sorted(candidates, key=_rank)
     best = ranked[0]
     if len(best.headers) < 2:
+        if len(groups) > 2:
+            raise StudyError(
+                f"{where}: {len(groups)} series of 1 slice each; choose with series=, or series={ALL} reads them as one"
+            )
         raise StudyError(f"{where}: only 1 CT slice ({best.headers[0].name}); a study needs at least 2")
     if len(ranked) > 1:
         others = "; ".join(each.describe() for each in ranked[1:])
+        count = f"{len(ranked)} series"
+        if any(each.part for each in ranked):
+            count = f"{len(ranked)} stacks in {len({each.uid for each in ranked})} series"
         notes.append(
-            f"{len(ranked)} series: read {best.describe()} (axial first, then thinnest, then sharpest kernel, then "
+            f"{count}: read {best.describe()} (axial first, then thinnest, then sharpest kernel, then "
             f"most slices); left out {others}"
         )
     return best, notes
@@ -120,9 +162,21 @@ def kernel_sharpness(kernel: str) -> float:
     return float(philips.get(name, 40))
 
 
-def _series(group: Sequence[SliceHeader]) -> Series:
+def _is_report(header: SliceHeader) -> bool:
+    """Whether a CT image is a picture of text: it is derived, and its type says of what."""
+    words = " ".join(header.image_type[2:])
+    return header.image_type[:1] == ("DERIVED",) and any(word in words for word in _REPORTS)
+
+
+def _stacks(group: Sequence[SliceHeader]) -> list[Series]:
+    """The stacks of one series."""
+    found = parts.split(group)
+    return [_series(part.headers, number if len(found) > 1 else 0, part.what) for number, part in enumerate(found, 1)]
+
+
+def _series(group: Sequence[SliceHeader], part: int = 0, what: str = "") -> Series:
     first = group[0]
-    axial, spacing = True, first.thickness
+    axial, spacing, extent = True, first.thickness, None
     if first.orientation is not None:
         normal = np.cross(first.orientation[:3], first.orientation[3:])
         axial = bool(abs(normal[2]) >= np.abs(normal).max())
@@ -131,13 +185,16 @@ def _series(group: Sequence[SliceHeader]) -> Series:
             depths = np.unique(np.round(np.array(positions) @ normal, 3))
             if len(depths) > 1:
                 spacing = float(np.median(np.diff(depths)))
-    return Series(tuple(group), first.series_uid, axial, spacing, kernel_sharpness(first.kernel))
+            extent = float(depths[-1] - depths[0])
+    sharpness = kernel_sharpness(first.kernel)
+    return Series(tuple(group), first.series_uid, axial, spacing, sharpness, extent, part, what)
 
 
 def _rank(series: Series) -> tuple:
     spacing = 1e3 if series.spacing_mm is None else round(series.spacing_mm, 1)
-    short = len(series.headers) < 2
-    return (short, not series.axial, spacing, -series.sharpness, -len(series.headers), series.uid)
+    single = len(series.headers) < 2
+    size = (-len(series.headers), series.uid, series.part)
+    return (single, series.too_small, not series.axial, spacing, -series.sharpness, *size)
 
 
 def _names(names: Sequence[str], shown: int = 4) -> str:

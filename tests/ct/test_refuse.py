@@ -56,9 +56,9 @@ def test_a_stream_of_noise_is_named_and_the_next_study_is_read(tmp_path, syntax)
     np.testing.assert_array_equal(read_study(tmp_path / "good").hu, hu)
 
 
-def test_mixed_sizes_name_the_odd_one(tmp_path):
-    write_series(tmp_path, make_volume((5, 34, 40)))
-    odd = write_series(tmp_path, make_volume((1, 34, 41)), names=["9.dcm"], origin=(-80, -100, 50))
+def test_a_slice_of_another_size_in_the_stack_is_named(tmp_path):
+    write_series(tmp_path, make_volume((5, 34, 40)))[2].unlink()
+    odd = write_series(tmp_path, make_volume((1, 34, 41)), names=["9.dcm"], origin=(-80, -100, 60 - 2 * 0.625))
     message = refusal(tmp_path)
     assert str(odd[0]) in message and "34 x 41" in message and "34 x 40" in message
 
