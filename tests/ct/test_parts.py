@@ -176,7 +176,7 @@ def test_a_short_thin_stack_does_not_win_over_a_whole_neck(tmp_path):
 def test_a_series_of_its_own_for_each_image_is_read_on_request(tmp_path):
     for k in range(20):
         write_series(tmp_path / f"{k}", HU[k : k + 1], origin=(-80, -100, 60 - 0.625 * k), series_uid=f"1.2.9.{k}")
-    with pytest.raises(StudyError, match="20 series of 1 slice each.*series=all"):
+    with pytest.raises(StudyError, match=r"20 series of 1 slice each.*series=all"):
         read_study(tmp_path)
     np.testing.assert_array_equal(read_study(tmp_path, series="all").hu, HU)
 
