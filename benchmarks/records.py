@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cspine_jax.config import DataConfig
+from cspine_jax.data.batches import Batches
 from cspine_jax.data.build import build
-from cspine_jax.data.loader import Batches, eval_batches, train_batches
+from cspine_jax.data.loader import eval_batches, train_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.phantom.dataset import write_dataset
 

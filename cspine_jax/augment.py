@@ -18,7 +18,7 @@ from cspine_jax.config import AugmentConfig
 
 AIR_HU = -1000.0
 
-MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs")
+MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs", "metadata")
 """Targets (and inputs) that mixup blends like the image."""
 
 KNOWN = ("presence_known", "fracture_known", "slice_known")

@@ -109,10 +109,22 @@ def slice_loss(
     else:
         parts = {"fracture": weighted_bce(fracture, batch["fracture"], fracture_mask(batch), **options)}
     if "vertebra" in outputs:
-        known = jnp.broadcast_to((batch["presence_known"] * valid)[:, None], outputs["vertebra"].shape)
-        parts["vertebra"] = weighted_bce(outputs["vertebra"], batch["presence"], known, **options)
+        parts["vertebra"] = vertebra_loss(outputs["vertebra"], batch, config)
     weight = valid.sum()
     return total(parts, config) * weight, weight, parts
+
+
+def vertebra_loss(logits: jax.Array, batch: Mapping[str, jax.Array], config: LossConfig) -> Pair:
+    """Document B's loss of vertebra detection: cross-entropy of each level's presence on slices whose truth is known.
+
+    Args:
+        logits: `[B, 7]`.
+        batch: `presence` `[B, 7]`; `presence_known`, `valid` `[B]`.
+        config: positive_weight, label_smoothing.
+    """
+    known = jnp.broadcast_to((batch["presence_known"] * _valid(batch))[:, None], logits.shape)
+    options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
+    return weighted_bce(logits, batch["presence"], known, **options)
 
 
 def total(parts: Mapping[str, Pair], config: LossConfig) -> jax.Array:

@@ -132,7 +132,7 @@ def test_predict_writes_every_slice_and_a_type_2_model_can_read_them(first):
     assert len({row["StudyInstanceUID"] for row in rows}) == 8
     assert all(0 <= float(row["C4"]) <= 1 and 0 <= float(row["f_C4"]) <= 1 for row in rows)
     from cspine_jax.data.source import SliceTable
-    from cspine_jax.data.targets import vertebra_probabilities
+    from cspine_jax.data.probabilities import vertebra_probabilities
 
     table = SliceTable.open(next((folder / "data" / "records").rglob("index.npz")).parent)
     assert len(rows) == len(table)

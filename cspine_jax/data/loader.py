@@ -13,12 +13,10 @@ import grain
 import numpy as np
 
 from cspine_jax.config import DataConfig
+from cspine_jax.data.batches import Batch, batches_for
 from cspine_jax.data.folds import assign_folds
 from cspine_jax.data.source import SliceTable
-from cspine_jax.data.targets import require_probabilities, slice_targets, vertebra_probabilities
 from cspine_jax.errors import ConfigError, DataError
-
-Batch = dict[str, np.ndarray]
 
 
 def split_studies(table: SliceTable, config: DataConfig) -> dict[str, np.ndarray]:
@@ -49,21 +47,20 @@ def split_studies(table: SliceTable, config: DataConfig) -> dict[str, np.ndarray
     return chosen
 
 
-def train_records(table: SliceTable, config: DataConfig, studies: np.ndarray | None = None) -> np.ndarray:
+def train_records(
+    table: SliceTable, config: DataConfig, studies: np.ndarray | None = None, *, task: str = "fracture"
+) -> np.ndarray:
     """int64 [n], the records one epoch goes through: those of `studies` on which anything is known.
 
     Args:
         table: the records.
         config: `fracture_target`, and the folds that decide the training studies where `studies` is None.
         studies: study numbers.
+        task: decides what has to be known, see `batches`.
     """
     studies = split_studies(table, config)["train"] if studies is None else studies
-    return _known(slice_targets(table, config.fracture_target), table.records_of(studies))
-
-
-def _known(targets: Batch, records: np.ndarray) -> np.ndarray:
-    known = (targets["presence_known"] > 0) | (targets["slice_known"] > 0) | (targets["fracture_known"] > 0).any(1)
-    return records[known[records]]
+    records = table.records_of(studies)
+    return records[batches_for(task, table, config).known[records]]
 
 
 def train_batches(
@@ -72,6 +69,7 @@ def train_batches(
     seed: int,
     *,
     studies: np.ndarray | None = None,
+    task: str = "fracture",
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
@@ -85,6 +83,7 @@ def train_batches(
         config: depth, stride, batch_size (of all processes together), targets, positive_fraction, workers, prefetch.
         seed: of the order.
         studies: study numbers; None for the training part of `split_studies`.
+        task: what the batches hold, see `batches`.
         shard_index: which process this is.
         shard_count: how many processes there are.
 
@@ -96,10 +95,11 @@ def train_batches(
         DataError: the studies differ in size, nothing is known about them, or `positive_fraction` asks for slices that
             do not exist.
     """
-    source = Batches(table, config)
-    records = train_records(table, config, studies)
+    source = batches_for(task, table, config)
+    records = table.records_of(split_studies(table, config)["train"] if studies is None else studies)
+    records = records[source.known[records]]
     if not records.size:
-        raise DataError(f"{table.path}: no label, mask or box is known for any training slice")
+        raise DataError(f"{table.path}: no {source.needs} is known for any training slice")
     source.check(records)
     per_process = _share(config.batch_size, shard_count, "batch_size")
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -108,10 +108,10 @@ def train_batches(
         return grain.MapDataset.source(part).shuffle(seed=(start + stream * 2**31) % 2**32).repeat()
 
     if config.positive_fraction > 0:
-        positive = source.targets["slice_fracture"][records] > 0
+        positive = source.positive[records]
         if positive.all() or not positive.any():
             raise DataError(
-                f"{table.path}: {positive.sum()} of {positive.size} training slices show a fracture, so "
+                f"{table.path}: {positive.sum()} of {positive.size} training slices show {source.shows}, so "
                 f"data.positive_fraction={config.positive_fraction} cannot be kept; set it to 0"
             )
         share = config.positive_fraction
@@ -126,7 +126,13 @@ def train_batches(
 
 
 def eval_batches(
-    table: SliceTable, config: DataConfig, studies: np.ndarray, *, shard_index: int = 0, shard_count: int = 1
+    table: SliceTable,
+    config: DataConfig,
+    studies: np.ndarray,
+    *,
+    task: str = "fracture",
+    shard_index: int = 0,
+    shard_count: int = 1,
 ) -> "EvalBatches":
     """All slices of `studies` in order, once each: study after study, superior slice first.
 
@@ -134,13 +140,14 @@ def eval_batches(
         table: the records.
         config: depth, stride, eval_batch_size (of all processes together), targets, workers, prefetch.
         studies: study numbers.
+        task: what the batches hold, see `batches`.
         shard_index: which process this is.
         shard_count: how many processes there are; all get the same number of batches.
 
     Returns:
         A sized iterable of batches. The last one repeats its last slice with `valid` False.
     """
-    source = Batches(table, config)
+    source = batches_for(task, table, config)
     records = table.records_of(studies)
     source.check(records)
     size = config.eval_batch_size
@@ -169,45 +176,6 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.dataset.to_iter_dataset(self.options))
-
-
-class Batches:
-    """Makes a batch from record numbers: pixels from the records, everything else from tables in memory."""
-
-    def __init__(self, table: SliceTable, config: DataConfig):
-        if table.pixels.channels:
-            raise DataError(f"{table.path}: these records are stacks already; build with radius 0 to make batches")
-        self.table, self.config = table, config
-        self.targets = slice_targets(table, config.fracture_target)
-        self.targets["vertebra_probs"] = vertebra_probabilities(table, config.vertebra_probs)
-        self.labels = table.labels.astype(np.float32)
-
-    def check(self, records: np.ndarray) -> None:
-        """Refuses records that cannot share a batch or lack their vertebra probabilities."""
-        self.table.check_shape(self.table.study[records])
-        require_probabilities(self.table, self.targets["vertebra_probs"], records, self.config.vertebra_probs)
-
-    def read(self, records: np.ndarray, valid: np.ndarray | None = None) -> Batch:
-        """A batch.
-
-        Args:
-            records: int [B].
-            valid: bool [B]; None for all True.
-
-        Returns:
-            `image` int16 [B, D, H, W] HU, superior slice first; `presence`, `fracture`, `fracture_known` and
-            `vertebra_probs` float32 [B, 7]; `presence_known`, `slice_fracture`, `slice_known` float32 [B]; `labels`
-            float32 [B, 8]; `study` int32 [B]; `index` int32 [B], position in the study; `valid` bool [B].
-        """
-        study = self.table.study[records]
-        batch = {name: values[records] for name, values in self.targets.items()}
-        return batch | {
-            "image": self.table.read_stacks(records, self.config.depth, self.config.stride),
-            "labels": self.labels[study],
-            "study": study,
-            "index": self.table.index[records],
-            "valid": np.ones(len(records), bool) if valid is None else valid,
-        }
 
 
 def _share(batch_size: int, shard_count: int, name: str) -> int:

@@ -1,7 +1,8 @@
 """Document B's slice models: a backbone on a stack of slices, PReLU heads for fracture and vertebrae.
 
-Type 1: image -> one fracture probability a slice. Type 2: image and vertebra probabilities -> fracture per vertebra.
-Type 3: image -> fracture per vertebra and, as a second output, the vertebra probabilities themselves.
+Fracture detection. Type 1: image -> one fracture probability a slice. Type 2: image and vertebra probabilities ->
+fracture per vertebra. Type 3: image -> fracture per vertebra and, as a second output, the vertebra probabilities.
+Vertebra detection. Type 1: image -> 7 probabilities. Type 2: image and metadata (where the slice is) -> the same.
 """
 
 from collections.abc import Callable
@@ -110,6 +111,47 @@ class SliceModel(nnx.Module):
         if self.vertebra is not None:
             outputs["vertebra"] = self.vertebra(embedding, train, keys[2])
         return outputs
+
+
+class VertebraModel(nnx.Module):
+    """Document B's vertebra detection of Type 1 or 2 over any backbone."""
+
+    def __init__(self, config: ModelConfig, depth: int, num_metadata: int, *, rngs: nnx.Rngs, dtype: Any = None):
+        """Builds it.
+
+        Args:
+            config: type, backbone, dropout, hidden width of the head.
+            depth: D slices of a stack: the image's channels.
+            num_metadata: M numbers a slice that Type 2 reads beside the image.
+            rngs: randomness of the initial weights.
+            dtype: type the backbone computes in; parameters and head are float32.
+        """
+        self.type = config.type
+        self.backbone = create(
+            config.backbone, in_channels=depth, num_outputs=0, pooling="avgmax", dtype=dtype, rngs=rngs
+        )
+        width = self.backbone.embedding_dim + (num_metadata if self.type == 2 else 0)
+        self.vertebra = Head(width, config.hidden, NUM_VERTEBRAE, dropout=config.dropout, rngs=rngs)
+
+    def __call__(
+        self,
+        image: jax.Array,
+        metadata: jax.Array | None = None,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Float32 logits `[B, 7]` of windowed stacks `[B, H, W, D]`; `metadata` `[B, M]` is read by Type 2 only.
+
+        Raises:
+            ValueError: Type 2 without `metadata`.
+        """
+        keys = [None] * 2 if key is None else list(jax.random.split(key))
+        evidence = self.backbone.embed(image, train, keys[0])
+        if self.type == 2:
+            if metadata is None:
+                raise ValueError("a Type 2 model reads metadata [B, M]: pass the batch's")
+            evidence = jnp.concatenate([evidence, metadata.astype(evidence.dtype)], axis=-1)
+        return self.vertebra(evidence, train, keys[1])
 
 
 def init_model(build: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.GraphDef[M], nnx.State]:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cspine_jax.data.targets import require_probabilities, slice_targets, vertebra_probabilities
+from cspine_jax.data.probabilities import require_probabilities, vertebra_probabilities
+from cspine_jax.data.targets import slice_targets
 from cspine_jax.errors import ConfigError, DataError
 
 

@@ -1,0 +1,130 @@
+"""What a batch of slices holds for each task: pixels from the records, everything else from tables in memory."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from cspine_jax.anatomy import LABEL_VALUES
+from cspine_jax.config import DataConfig
+from cspine_jax.data.probabilities import require_probabilities, vertebra_probabilities
+from cspine_jax.data.slice_metadata import slice_metadata
+from cspine_jax.data.source import SliceTable
+from cspine_jax.data.targets import slice_targets
+from cspine_jax.errors import ConfigError, DataError
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """Batches for fracture detection; the base of the others.
+
+    Attributes:
+        columns: [N, ...] arrays, of which a batch gets the rows of its records.
+        known: bool [N], something to learn from is known of the slice.
+        positive: bool [N], slices that `data.positive_fraction` is about.
+        shows: what these show, for messages.
+    """
+
+    shows: ClassVar[str] = "a fracture"
+    needs: ClassVar[str] = "label, mask or box"
+    with_masks: ClassVar[bool] = False
+
+    def __init__(self, table: SliceTable, config: DataConfig):
+        if table.pixels.channels:
+            raise DataError(f"{table.path}: these records are stacks already; build with radius 0 to make batches")
+        self.table, self.config = table, config
+        self.columns = self._columns()
+        self.known, self.positive = self._rows()
+
+    def _columns(self) -> Batch:
+        targets = slice_targets(self.table, self.config.fracture_target)
+        probabilities = vertebra_probabilities(self.table, self.config.vertebra_probs)
+        labels = self.table.labels[self.table.study].astype(np.float32)
+        return {**targets, "vertebra_probs": probabilities, "labels": labels}
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        c = self.columns
+        known = (c["presence_known"] > 0) | (c["slice_known"] > 0) | (c["fracture_known"] > 0).any(1)
+        return known, c["slice_fracture"] > 0
+
+    def check(self, records: np.ndarray) -> None:
+        """Refuses records that cannot share a batch or lack their vertebra probabilities."""
+        self.table.check_shape(self.table.study[records])
+        if "vertebra_probs" in self.columns:
+            source = self.config.vertebra_probs
+            require_probabilities(self.table, self.columns["vertebra_probs"], records, source)
+
+    def read(self, records: np.ndarray, valid: np.ndarray | None = None) -> Batch:
+        """A batch.
+
+        Args:
+            records: int [B].
+            valid: bool [B]; None for all True.
+
+        Returns:
+            `image` int16 [B, D, H, W] HU, superior slice first; `study` int32 [B]; `index` int32 [B], position in the
+            study; `valid` bool [B]; and the task's `columns`. For fractures `presence`, `fracture`, `fracture_known`
+            and `vertebra_probs` float32 [B, 7]; `presence_known`, `slice_fracture`, `slice_known` float32 [B];
+            `labels` float32 [B, 8].
+        """
+        batch = {name: values[records] for name, values in self.columns.items()}
+        batch |= {
+            "image": self.table.read_stacks(records, self.config.depth, self.config.stride),
+            "study": self.table.study[records],
+            "index": self.table.index[records],
+            "valid": np.ones(len(records), bool) if valid is None else valid,
+        }
+        if self.with_masks:
+            batch["mask"] = np.stack(self.table.pixels.masks(records))
+        return batch
+
+
+class VertebraBatches(Batches):
+    """For vertebra detection: `presence` float32 [B, 7], `presence_known` [B], `metadata` [B, 6]."""
+
+    shows = "a cervical vertebra"
+    needs = "mask"
+
+    def _columns(self) -> Batch:
+        masked = self.table.has_mask[self.table.study]
+        presence = (self.table.presence > 0) & masked[:, None]
+        return {
+            "presence": presence.astype(np.float32),
+            "presence_known": masked.astype(np.float32),
+            "metadata": slice_metadata(self.table),
+        }
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.columns["presence_known"] > 0, self.columns["presence"].any(1)
+
+
+class MaskBatches(Batches):
+    """For segmentation: `mask` uint8 [B, H, W] (0 background, 1..19 C1..T12), `mask_known` float32 [B]."""
+
+    shows = "a cervical vertebra"
+    needs = "mask"
+    with_masks = True
+
+    def _columns(self) -> Batch:
+        return {"mask_known": self.table.has_mask[self.table.study].astype(np.float32)}
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        known = self.columns["mask_known"] > 0
+        return known, (self.table.presence > 0).any(1) & known
+
+
+_TASKS = {"fracture": Batches, "vertebra": VertebraBatches, "segment2d": MaskBatches}
+
+NUM_CLASSES = len(LABEL_VALUES) + 1
+"""Background, C1..C7, T1..T12."""
+
+
+def batches_for(task: str, table: SliceTable, config: DataConfig) -> Batches:
+    """The batches of a task on slices.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    if task not in _TASKS:
+        raise ConfigError(f"task={task!r}: not a task on slices ({', '.join(_TASKS)})")
+    return _TASKS[task](table, config)
