@@ -132,7 +132,10 @@ def decode(
     try:
         while (item := sent.get()) is not None:
             if isinstance(item, Exception):
-                raise item
+                try:
+                    raise item
+                finally:
+                    del item  # it holds this frame, which must not hold it: the volume would outlive the failure
             try:
                 bits = decoder.receive()
             except DecodeError as error:

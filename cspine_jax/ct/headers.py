@@ -4,14 +4,16 @@ Elements are taken raw and converted here, so a value that breaks the standard e
 (or in a warning of the volume), never in a Python warning or a foreign exception.
 """
 
+import contextlib
 import dataclasses
 import io
+import logging
 import re
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 from pydicom import dcmread
@@ -114,7 +116,7 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
     left_out: list[str] = []
     notes: dict[str, None] = {}
     # pydicom reports what it forgives through `warnings`, whose capture is process-wide: one reader at a time.
-    with _lock, warnings.catch_warnings(record=True) as caught:
+    with _lock, _pydicom_says_nothing(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for entry in found:
             try:
@@ -127,6 +129,18 @@ def read_headers(found: Iterable[Entry]) -> tuple[list[SliceHeader], list[str], 
                 notes[f"{entry.name}: {_one_line(str(warning.message))}"] = None
             caught.clear()
     return headers, left_out, list(notes)
+
+
+@contextlib.contextmanager
+def _pydicom_says_nothing() -> Iterator[None]:
+    """Its log quotes the values it finds odd: where a header is damaged, the patient's name."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _read_header(entry: Entry) -> tuple[list[SliceHeader], list[str]]:

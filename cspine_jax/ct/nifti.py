@@ -10,6 +10,9 @@ from cspine_jax.ct import geometry, limits
 from cspine_jax.ct.volume import Volume
 from cspine_jax.errors import StudyError
 
+_DEFLATE_CEILING = 1_032
+"""gzip packs no byte into less than 1/1032; memory is set aside only for what a file can hold."""
+
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -36,8 +39,15 @@ def load(path: str | os.PathLike, what: str) -> tuple[np.ndarray, tuple[float, f
         raise StudyError(f"{name}: no such {what} file")
     try:
         image = nibabel.load(name)
-        if np.prod(image.shape, dtype=float) * 2 > limits.MAX_VOLUME_BYTES:  # type: ignore[attr-defined]
+        claimed = np.prod(image.shape, dtype=float)  # type: ignore[attr-defined]
+        if claimed * 2 > limits.MAX_VOLUME_BYTES:
             raise StudyError(f"{name}: {image.shape} voxels exceed the limit; give one study")  # type: ignore[attr-defined]
+        packed = _DEFLATE_CEILING if name.lower().endswith(".gz") else 1
+        if claimed * image.get_data_dtype().itemsize > packed * Path(name).stat().st_size:  # type: ignore[attr-defined]
+            raise StudyError(
+                f"{name}: damaged or truncated: {Path(name).stat().st_size} bytes cannot hold {image.shape} voxels; "  # type: ignore[attr-defined]
+                "copy it again"
+            )
         data = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
         scale = float(image.dataobj.slope), float(image.dataobj.inter)  # type: ignore[attr-defined]
         affine = np.asarray(image.affine, np.float64)  # type: ignore[attr-defined]

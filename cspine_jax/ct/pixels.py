@@ -89,6 +89,9 @@ def _read(
         except BaseException:
             indices.stop()
             raise
+        finally:  # a failed one holds this frame, which must not hold it: the volume would outlive the failure
+            futures.clear()
+            future = None
     return sorted(notes)
 
 

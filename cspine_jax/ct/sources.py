@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import lzma
 import mmap
 import os
 import stat
@@ -13,7 +14,7 @@ from typing import IO, Any
 from cspine_jax.ct import limits
 from cspine_jax.errors import StudyError
 
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
 """What opening or reading an entry may raise."""
 
 
@@ -171,7 +172,7 @@ def _folder(root: Path) -> list[Entry]:
 def _zip(root: Path) -> list[Entry]:
     try:
         archive = zipfile.ZipFile(root)
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
         raise StudyError(f"{root}: damaged zip archive ({' '.join(str(error).split())}); copy it again") from None
     if len(members) > limits.MAX_FILES:

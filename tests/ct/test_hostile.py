@@ -1,63 +1,25 @@
-"""Damaged, mutated and foreign files: StudyError or a volume, never another exception, never long."""
+"""Archives made to harm, foreign files and real pixels: a StudyError or the right volume."""
 
+import gc
+import gzip
 import io
-import time
+import logging
+import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 
 from cspine_jax.ct import Volume, read_study
-from cspine_jax.errors import StudyError
 from tests.ct.dicom_factory import SYNTAXES, make_volume, write_series
+from tests.ct.fuzz import REAL_FILES, Fuzz
 
-REAL_FILES = sorted(
-    path for path in (Path(pydicom.__file__).parent / "data").rglob("*") if path.is_file() and path.suffix != ".py"
-)
-
-
-def outcome(path) -> Volume | str:
-    """The volume or the refusal; anything else fails the test, and so do 5 seconds."""
-    start = time.monotonic()
-    try:
-        result = read_study(path)
-        said = " ".join((*result.warnings, result.study_uid, result.series_uid, result.kernel))
-    except StudyError as error:
-        result = said = str(error)
-        assert "\n" not in result and len(result) < 1000
-    assert "secret" not in said.lower() and "Lestrade" not in said  # patients of the factory and of pydicom's files
-    assert time.monotonic() - start < 5
-    return result
-
-
-def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """A few bytes changed, removed, repeated or inserted; half of the time within the header."""
-    mutant = bytearray(data)
-    for _ in range(int(rng.integers(1, 6))):
-        end = len(mutant) if rng.random() < 0.5 else min(len(mutant), 1200)
-        at, size = int(rng.integers(0, max(end, 1))), int(rng.integers(1, 9))
-        kind = rng.integers(0, 6)
-        if kind == 0:
-            mutant[at : at + size] = rng.bytes(len(mutant[at : at + size]))
-        elif kind == 1:
-            mutant[at : at + size] = b"\xff" * len(mutant[at : at + size])
-        elif kind == 2:
-            del mutant[at : at + size]
-        elif kind == 3:
-            mutant[at:at] = mutant[at : at + 20 * size]
-        elif kind == 4:
-            mutant[at:at] = rng.bytes(size)
-        else:
-            del mutant[at + (len(mutant) - at) // 2 :]
-    return bytes(mutant)
-
-
-def test_every_real_test_file_is_read_or_refused(tmp_path):
-    assert len(REAL_FILES) > 50
-    for path in REAL_FILES:
-        outcome(path)
+outcome = Fuzz(["secret"]).read
 
 
 REAL_CODECS = """CT_small 693_J2KI J2K_pixelrep_mismatch JPEGLSNearLossless_08 MR_small_RLE MR_small_bigendian
@@ -79,50 +41,6 @@ def test_real_pixels_agree_with_pydicom(tmp_path, name):
         np.testing.assert_array_equal(plane, expected)
 
 
-def corpus(folder: Path) -> list[Path]:
-    """A three-slice series in every transfer syntax."""
-    hu = make_volume((3, 34, 36))
-    for syntax in SYNTAXES:
-        write_series(folder / syntax, hu, syntax=syntax)
-    return [folder / syntax for syntax in SYNTAXES]
-
-
-def run_mutants(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
-    rng = np.random.default_rng(seed)
-    series = corpus(tmp_path / "corpus")
-    seen = {"volume": 0, "refused": 0}
-    for number in range(count):
-        folder = series[number % len(series)]
-        files = sorted(folder.iterdir())
-        victim = files[int(rng.integers(0, 3))]
-        whole = victim.read_bytes()
-        victim.write_bytes(mutate(whole, rng))
-        seen["volume" if isinstance(outcome(folder), Volume) else "refused"] += 1
-        victim.write_bytes(whole)
-    return seen
-
-
-def test_mutated_series(tmp_path):
-    seen = run_mutants(tmp_path, 180, seed=0)
-    assert min(seen.values()) > 5, seen  # both ends were reached
-
-
-@pytest.mark.slow
-def test_many_mutated_series(tmp_path):
-    """6,000 mutants."""
-    seen = run_mutants(tmp_path, 3_000, seed=1)
-    assert min(seen.values()) > 100, seen
-    rng = np.random.default_rng(2)
-    files = [path for path in REAL_FILES if path.stat().st_size < 300_000]
-    for number in range(2_000):
-        (tmp_path / "real.dcm").write_bytes(mutate(files[number % len(files)].read_bytes(), rng))
-        outcome(tmp_path / "real.dcm")
-    archive = zip_of(corpus(tmp_path / "zipped")[1])
-    for _ in range(1_000):
-        (tmp_path / "study.zip").write_bytes(mutate(archive, rng))
-        outcome(tmp_path / "study.zip")
-
-
 def zip_of(folder: Path, **kwargs) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **kwargs) as archive:
@@ -142,14 +60,6 @@ def test_a_zip_reads_as_its_folder(tmp_path, syntax):
     np.testing.assert_array_equal(volume.hu, hu)
     np.testing.assert_array_equal(volume.slice_numbers, range(1, 7))
     assert volume.warnings == ()
-
-
-def test_mutated_zips(tmp_path):
-    rng = np.random.default_rng(0)
-    archive = zip_of(corpus(tmp_path)[1])
-    for _ in range(60):
-        (tmp_path / "study.zip").write_bytes(mutate(archive, rng))
-        outcome(tmp_path / "study.zip")
 
 
 def test_zip_bombs_and_encrypted_zips_are_refused(tmp_path):
@@ -185,17 +95,55 @@ def test_names_in_an_archive_go_nowhere(tmp_path):
 
 
 def test_links_and_pipes_in_a_folder_are_not_followed_into_a_trap(tmp_path):
-    import os
-
     write_series(tmp_path / "study", make_volume())
     (tmp_path / "study" / "loop").symlink_to(tmp_path / "study")
     os.mkfifo(tmp_path / "study" / "pipe.dcm")
     assert isinstance(outcome(tmp_path / "study"), Volume)
 
 
-def test_a_deflate_bomb_is_refused(tmp_path):
-    import zlib
+def test_a_nifti_header_claims_no_memory_that_its_file_cannot_fill(tmp_path):
+    image = nib.Nifti1Image(make_volume((12, 10, 8)), np.diag([0.4, 0.45, 0.625, 1]))
+    for suffix in (".nii", ".nii.gz"):
+        image.to_filename(tmp_path / f"a{suffix}")
+        packing = gzip if suffix == ".nii.gz" else None
+        data = (tmp_path / f"a{suffix}").read_bytes()
+        data = bytearray(packing.decompress(data) if packing else data)
+        data[42:48] = struct.pack("<3h", 1000, 1000, 1000)
+        (tmp_path / f"a{suffix}").write_bytes(packing.compress(data) if packing else data)
+        assert "cannot hold (1000, 1000, 1000) voxels" in outcome(tmp_path / f"a{suffix}")
 
+
+def test_no_log_quotes_a_damaged_header(tmp_path, caplog):
+    """pydicom warns, and logs, what it finds odd: here a UID into which the patient's name ran."""
+    for file in write_series(tmp_path, make_volume()):
+        data = file.read_bytes()
+        at = data.index(b"\x02\x00\x10\x00UI") + 8
+        file.write_bytes(data[:at] + b"SECRET^NAME" + data[at + 11 :])
+    level = logging.getLogger("pydicom").level
+    with caplog.at_level(logging.DEBUG):
+        assert "TransferSyntaxUID is damaged" in outcome(tmp_path)
+    assert not caplog.records
+    assert logging.getLogger("pydicom").level == level
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "jpeg_lossless_sv1"])
+def test_a_failure_keeps_neither_the_archive_nor_the_volume(tmp_path, syntax):
+    files = write_series(tmp_path / "study", make_volume(), syntax=syntax)
+    data = files[3].read_bytes()
+    files[3].write_bytes(data[:-600] + b"\0" * 600 if syntax != "explicit" else data[:-600])
+    (tmp_path / "study.zip").write_bytes(zip_of(tmp_path / "study"))
+    gc.collect()
+    gc.disable()
+    try:
+        assert isinstance(outcome(tmp_path / "study.zip"), str)
+        opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        assert not any("study.zip" in name for name in opened)
+        assert "cspine-volume" not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+
+
+def test_a_deflate_bomb_is_refused(tmp_path):
     files = write_series(tmp_path, make_volume(), syntax="deflated")
     data = files[0].read_bytes()
     stream = zlib.compressobj(9, zlib.DEFLATED, -15)
