@@ -183,11 +183,11 @@ def module(monkeypatch):
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid_and_says_how_to_run_it(module, recipe):
-    from cspine_jax.training.slice_task import SliceTask
+    from cspine_jax.kinds import kind_of
 
     config, workdir, _, _ = module.parse([f"--config={recipe}"])
     assert config.name == recipe.stem and workdir == Path("runs") / recipe.stem
-    task = SliceTask(config)
+    task = kind_of(config).task
     params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0)))
     assert sum(x.size for x in jax.tree.leaves(params)) > 10_000
     text = recipe.read_text()

@@ -12,8 +12,17 @@ from cspine_jax.config import EvalConfig
 from cspine_jax.evaluation import curves, tables
 from cspine_jax.evaluation.examples import Example
 from cspine_jax.evaluation.levels import Decision
+from cspine_jax.evaluation.page import (
+    estimate_cell,
+    figure,
+    header,
+    level_confusion,
+    section,
+    short,
+    training,
+    write_page,
+)
 from cspine_jax.evaluation.pictures import Chart, window_png
-from cspine_jax.evaluation.style import STYLE
 from cspine_jax.metrics import reliability_curve
 
 LIMITS = (
@@ -56,49 +65,39 @@ def write_report(
     parts = [
         _header(metrics),
         _cards(metrics),
-        _section("Results", _results(metrics)),
-        _section("Discrimination and calibration", _curves(metrics, found, config)),
-        _section("Each vertebra", _vertebrae(metrics)),
-        _section("Training", _training(history)),
-        _section("Slices the model was surest of", _pictures(metrics, examples, read_slice, window)),
-        _section("Data, model and thresholds", _facts(metrics, facts)),
-        _section("Limits", _limits(metrics)),
+        section("Results", _results(metrics)),
+        section("Discrimination and calibration", _curves(metrics, found, config)),
+        section("Each vertebra", _vertebrae(metrics)),
+        section("Training", training(history)),
+        section("Slices the model was surest of", _pictures(metrics, examples, read_slice, window)),
+        section("Data, model and thresholds", _facts(metrics, facts)),
+        section("Limits", _limits(metrics)),
     ]
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(metrics['title'])}: evaluation</title><style>{STYLE}</style></head>"
-    )
-    path.write_text(f"{head}<body><main>{''.join(parts)}</main></body></html>\n", encoding="utf-8")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+    write_page(path, metrics["title"], parts)
 
 
 def _header(metrics: Mapping[str, Any]) -> str:
     counts = metrics["counts"]["test"]
-    tag = '<span class="tag">phantom data</span>' if metrics["phantom"] else ""
-    return (
-        f'<header><h1>{escape(metrics["title"])}: evaluation</h1><p>{tag}<span class="tag">research only</span></p>'
-        f'<p class="soft">Document B\'s Type {metrics["model_type"]} slice model. Figures of {counts["studies"]} test '
+    what = (
+        f"Document B's Type {metrics['model_type']} slice model. Figures of {counts['studies']} test "
         f"studies ({counts['patients_fractured']} fractured, {counts['vertebrae_fractured']} vertebrae) and "
         f"{counts['slices']} slices, none of them trained on. Thresholds come from the validation studies. "
-        f"Intervals: {escape(metrics['interval'])}.</p></header>"
+        f"Intervals: {metrics['interval']}."
     )
+    return header(metrics["title"], what, metrics["phantom"])
 
 
 def _cards(metrics: Mapping[str, Any]) -> str:
     cards = []
-    for level, figure, name in (
+    for level, quantity, name in (
         ("presence", "mean_auc", "Vertebra presence AUC"),
         ("slice", "auc", "Slice fracture AUC"),
         ("vertebra", "auc", "Vertebra fracture AUC"),
         ("patient", "auc", "Patient AUC"),
     ):
         if level in metrics:
-            value, interval = tables.value_text(metrics[level][figure])
-            theirs = tables.DOCUMENT_B[level][figure]
+            value, interval = tables.value_text(metrics[level][quantity])
+            theirs = tables.DOCUMENT_B[level][quantity]
             cards.append(
                 f'<div class="card"><span class="soft">{name}</span><b>{value}</b>'
                 f'<span class="soft">{escape(metrics["data"])} {interval}<br>'
@@ -117,14 +116,14 @@ def _results(metrics: Mapping[str, Any]) -> str:
             name = "mean_auc" if level == "presence" and name == "auc" else name
             theirs = tables.document_b(level).get(name)
             beside = f"<br><i>{theirs:.3f}</i>" if theirs is not None else ""
-            cells.append(f"<td>{_estimate(metrics[level][name])}{beside}</td>")
+            cells.append(f"<td>{estimate_cell(metrics[level][name])}{beside}</td>")
         rows.append(
             f'<tr><td><b>{escape(heading)}</b><br><span class="soft">{escape(remark)}</span></td>{"".join(cells)}</tr>'
         )
     head = "".join(f"<th>{title}</th>" for title in titles)
     losses = "".join(
         f"<tr><td><b>{name}</b></td>"
-        + "".join(f"<td>{_estimate(metrics['rsna_log_loss'][key][kind])}</td>" for kind in "ABC")
+        + "".join(f"<td>{estimate_cell(metrics['rsna_log_loss'][key][kind])}</td>" for kind in "ABC")
         + "</tr>"
         for key, name in (("p", "clinical p"), ("score_optimal", "score-optimal p' = 2p/(1+p)"))
     )
@@ -143,15 +142,6 @@ def _results(metrics: Mapping[str, Any]) -> str:
         f"<th>C, a column</th></tr></thead><tbody>{losses}</tbody></table></div>"
         "<p class='soft'>Positives weigh twice, so 2p/(1+p) is what the metric rewards if p is calibrated; "
         "it is not a probability of fracture. A is the grader's normalisation.</p>"
-    )
-
-
-def _estimate(entry: Mapping[str, float | None]) -> str:
-    value, interval = tables.value_text(entry)
-    return (
-        f'<span class="v">{value}</span><br><small>{interval}</small>'
-        if interval
-        else f'<span class="v">{value}</span>'
     )
 
 
@@ -184,19 +174,11 @@ def _curves(metrics: Mapping[str, Any], found: Mapping[str, Decision], config: E
             fit.dots(score[filled], observed[filled], radius, style, tips)
             keys["fit"].append((style, f"{name} ECE {tables.value_text(metrics[level]['ece'])[0]}"))
     figures = [
-        _figure("ROC", roc, keys["roc"], "Dashed: chance."),
-        _figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
-        _figure(
-            "Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."
-        ),
+        figure("ROC", roc, keys["roc"], "Dashed: chance."),
+        figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
+        figure("Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."),
     ]
     return f'<div class="grid">{"".join(figures)}</div>'
-
-
-def _figure(title: str, chart: Chart, keys: Sequence[tuple[str, str]], caption: str = "") -> str:
-    items = "".join(f'<li class="{style}">{escape(text)}</li>' for style, text in keys)
-    note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><h3>{escape(title)}</h3>{chart.svg()}<ul class="key">{items}</ul>{note}</figure>'
 
 
 def _vertebrae(metrics: Mapping[str, Any]) -> str:
@@ -219,7 +201,7 @@ def _vertebrae(metrics: Mapping[str, Any]) -> str:
         f"<th>sensitivity</th><th>specificity</th>{last}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
     if presence:
-        html += _level_confusion(np.array(presence["level_confusion"]), metrics["thresholds"]["presence"]["value"])
+        html += level_confusion(np.array(presence["level_confusion"]), metrics["thresholds"]["presence"]["value"])
     missing = metrics["not_visible"]
     if missing:
         items = "".join(f"<li>{escape(short(uid))}: {', '.join(levels)}</li>" for uid, levels in missing.items())
@@ -232,45 +214,6 @@ def _vertebrae(metrics: Mapping[str, Any]) -> str:
 
 def _share(part: int, rest: int) -> str:
     return f"{part / (part + rest):.2f}" if part + rest else "n/a"
-
-
-def _level_confusion(table: np.ndarray, threshold: float) -> str:
-    total = table.sum(axis=1, keepdims=True)
-    share = np.divide(table, total, out=np.zeros(table.shape), where=total > 0)
-    names = (*VERTEBRAE, "none")
-    rows = []
-    for i, name in enumerate(names):
-        cells = "".join(
-            f'<td style="background:rgba(var(--heat),{0.75 * share[i, j]:.3f})">{table[i, j] or ""}</td>'
-            for j in range(len(names))
-        )
-        rows.append(f"<tr><th>{name}</th>{cells}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return (
-        "<h3 style='margin-top:1rem'>Level named on slices that show exactly one vertebra, or none</h3>"
-        f"<div class='scroll'><table class='heat'><thead><tr><th>truth \\ named</th>{head}</tr></thead><tbody>"
-        f"{''.join(rows)}</tbody></table></div><p class='soft'>Named: the vertebra with the highest probability; "
-        f"none where all are below {threshold:.3f}. Shade: share of the row.</p>"
-    )
-
-
-def _training(history: Sequence[Mapping[str, Any]]) -> str:
-    figures = []
-    for title, series in curves.training_series(history).items():
-        names = sorted(series)[:6]
-        x = np.concatenate([series[name][0] for name in names])
-        y = np.concatenate([series[name][1] for name in names])
-        low = float(y.min()) if title == "validation" else 0.0
-        chart = Chart((0, float(x.max())), (low, float(y.max())), "step", title, f"Training: {title}")
-        for i, name in enumerate(names):
-            chart.line(*series[name], f"s{i}")
-            if len(series[name][0]) <= 30:
-                steps, values = series[name]
-                tips = [f"{name} {value:.4g} at step {step}" for step, value in zip(steps, values, strict=True)]
-                chart.dots(steps, values, [2.5] * len(steps), f"s{i}", tips)
-        keys = [(f"s{i}", f"{name}, last {series[name][1][-1]:.4g}") for i, name in enumerate(names)]
-        figures.append(_figure(title.capitalize(), chart, keys))
-    return f'<div class="grid four">{"".join(figures)}</div>' if figures else "<p class='soft'>No training log.</p>"
 
 
 def _pictures(
@@ -341,8 +284,3 @@ def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _limits(metrics: Mapping[str, Any]) -> str:
     lines = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS
     return f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
-
-
-def short(uid: str) -> str:
-    """The tail of a long StudyInstanceUID, enough to tell studies of one report apart."""
-    return uid if len(uid) <= 14 else f"…{uid[-12:].lstrip('.')}"

@@ -42,7 +42,7 @@ def headings(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     Args:
         metrics: what `evaluate` returns. With the "level" target both slice truths are one, and shown once.
     """
-    boxes, result = metrics["fracture_target"] == "box", []
+    boxes, result = metrics.get("fracture_target") == "box", []
     for level, (heading, _) in _LEVELS.items():
         if level not in metrics or (level == "slice_level" and not boxes):
             continue
@@ -67,7 +67,9 @@ def sections(metrics: Mapping[str, Any]) -> list[tuple[str, str, list[Row]]]:
             b = f"{theirs[name]:.3f}" if name in theirs else ""
             rows.append((_NAMES[name], *value_text(metrics[level][name]), b))
         result.append((heading, remark, rows))
-    losses = metrics["rsna_log_loss"]
+    losses = metrics.get("rsna_log_loss")
+    if losses is None:  # a model of vertebrae alone
+        return result
     rows = [
         (f"metric {kind} of {name}", *value_text(losses[key][kind]), "")
         for key, name in (("p", "p"), ("score_optimal", "p' = 2p/(1+p)"))
@@ -98,12 +100,11 @@ def format_table(metrics: Mapping[str, Any]) -> str:
             f"{name:<{left}}  {value:<{middle}}  {b or ''}".rstrip() if b is not None else f"{name:<{left}}  {value}"
         )
     counts = metrics["counts"]["test"]
-    missing = sum(map(len, metrics["not_visible"].values()))
+    hidden = metrics.get("not_visible", {})
     out += [rule, f"test: {counts['studies']} studies, {counts['slices']} slices; {metrics['interval']}"]
-    if missing:
-        out.append(
-            f"{missing} vertebrae in {len(metrics['not_visible'])} studies not visible: scored with the prevalence"
-        )
+    if hidden:
+        missing = sum(map(len, hidden.values()))
+        out.append(f"{missing} vertebrae in {len(hidden)} studies not visible: scored with the prevalence")
     out += [line for line in remarks(metrics)]
     return "\n".join(out)
 

@@ -8,6 +8,7 @@ from cspine_jax.kinds.kind import Kind, Trained
 
 _KINDS = {
     "fracture": "fracture.Fracture",
+    "vertebra": "vertebra.Vertebra",
 }
 """`config.task` -> module and class; a module is imported when its task is asked for."""
 

@@ -78,6 +78,6 @@ class Kind(abc.ABC):
         """Predicts all of the data into `W/predictions/` and returns what it wrote."""
 
 
-def shard() -> dict[str, int]:
+def shard() -> dict[str, Any]:
     """Which share of each batch this process reads, as the loaders take it."""
     return {"shard_index": jax.process_index(), "shard_count": jax.process_count()}

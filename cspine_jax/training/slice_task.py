@@ -14,6 +14,7 @@ from cspine_jax.losses import slice_loss
 from cspine_jax.metrics import roc_auc
 from cspine_jax.models.slices import SliceModel
 from cspine_jax.training.task import Batch, Parts
+from cspine_jax.training.vertebra_task import presence_metrics
 
 
 class SliceTask:
@@ -64,12 +65,10 @@ class SliceTask:
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
         """AUC of vertebra presence (mean over C1..C7) and of a fracture on the slice; NaN where there is one class."""
-        masked, known = table["presence_known"] > 0, table["slice_known"] > 0
         figures: dict[str, float] = {}
         if self._config.model.type == 3:
-            truth, score = table["presence"][masked], table["vertebra_prob"][masked]
-            each = [roc_auc(truth[:, j], score[:, j]) for j in range(truth.shape[1]) if np.ptp(truth[:, j]) > 0]
-            figures["presence_auc"] = float(np.mean(np.asarray(each, float))) if each else float("nan")
+            figures["presence_auc"] = presence_metrics(table)["presence_auc"]
+        known = table["slice_known"] > 0
         score = np.nan_to_num(slice_probability(table["fracture_prob"], table["vertebra_prob"]))
         figures["slice_auc"] = float(roc_auc(table["slice_fracture"][known], score[known])) if known.any() else np.nan
         return figures

@@ -64,6 +64,6 @@ def presence_metrics(table: dict[str, np.ndarray]) -> dict[str, float]:
     truth, score = table["presence"][known] > 0, table["vertebra_prob"][known]
     if not known.any():
         return {"presence_auc": float("nan"), "presence_accuracy": float("nan")}
-    each = [roc_auc(truth[:, j], score[:, j]) for j in range(truth.shape[1]) if np.ptp(truth[:, j]) > 0]
+    each = [roc_auc(truth[:, j], score[:, j]) for j in range(truth.shape[1]) if 0 < truth[:, j].mean() < 1]
     auc = float(np.mean(np.asarray(each, float))) if each else float("nan")
     return {"presence_auc": auc, "presence_accuracy": float(((score >= 0.5) == truth).mean())}
