@@ -17,6 +17,9 @@ LABEL_NAMES: dict[int, str] = {value: name for name, value in LABEL_VALUES.items
 
 NUM_VERTEBRAE: int = len(VERTEBRAE)
 
+NUM_LABELS: int = len(LABEL_VALUES) + 1
+"""Classes of a segmentation: background, C1..C7, T1..T12."""
+
 # RSNA 2022 evaluation: weight of a negative and a positive, for a vertebra and for the patient.
 VERTEBRA_WEIGHTS: tuple[float, float] = (1.0, 2.0)
 PATIENT_WEIGHTS: tuple[float, float] = (7.0, 14.0)

@@ -170,7 +170,8 @@ class VolumeConfig:
 
     Volumes at `spacing_mm`; training crops of `depth` x `height` x `width` voxels, read with `margin` more on each
     side so that turning them brings no air in. `width` features at the finest of `levels` levels, doubling up to
-    `max_width`. `offset_weight` is the weight of the votes for the vertebra's centre (task "spine").
+    `max_width`; `light` spends little on the finest level. `offset_weight` is the weight of the votes for the
+    vertebra's centre (task "spine").
 
     Strengths of the variation, 0 for off: `rotation` degrees, `zoom` and `stretch` (one axis against another) as
     fractions, `elastic_mm`; `blur_mm` in-plane, `slice_mm` thickest slices; `contrast` of soft tissue and bone as a
@@ -183,8 +184,9 @@ class VolumeConfig:
     width_px: int = 80
     margin: int = 12
     width: int = 16
-    levels: int = 5
+    levels: int = 4
     max_width: int = 128
+    light: bool = False
     offset_weight: float = 1.0
     rotation: float = 15.0
     zoom: float = 0.2

@@ -5,6 +5,7 @@ the costliest level runs on an eighth of the voxels and the last layer unpacks a
 al. 2016). And halving and doubling are packing and repeating, with 1 x 1 x 1 convolutions around them.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ class UNet3d(nnx.Module):
         out_features: channels out.
         widths: features of each level, finest first.
         unpacked: the output has twice the input's resolution along each axis.
+        light: only a convolution in and one out at the finest level, where most of the time goes; the residual blocks
+            begin one level below. For tasks that need context more than detail.
         dtype: type computed in (parameters, batch-norm statistics and logits are float32).
         rngs: randomness of the initial weights.
     """
@@ -62,6 +65,7 @@ class UNet3d(nnx.Module):
         widths: Sequence[int],
         *,
         unpacked: bool = False,
+        light: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -71,12 +75,13 @@ class UNet3d(nnx.Module):
         self.unpacked = unpacked
         self.multiple = PACK ** (len(widths) - 1)
         self.stem = make(Unit, in_features, widths[0])
-        self.encoder = nnx.List([make(Residual, width) for width in widths])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.light = light
+        self.encoder = nnx.List([make(Residual, width) for width in widths[light:]])
+        pairs = list(itertools.pairwise(widths))
         self.down = nnx.List([make(Unit, PACK**3 * fine, coarse, 1) for fine, coarse in pairs])
         self.up = nnx.List([make(Unit, coarse, fine, 1) for fine, coarse in pairs])
         self.merge = nnx.List([make(Unit, 2 * fine, fine) for fine, _ in pairs])
-        self.decoder = nnx.List([make(Unit, fine, fine) for fine, _ in pairs])
+        self.decoder = nnx.List([make(Unit, fine, fine) for fine, _ in pairs[light:]])
         self.head = Conv3d(
             widths[0], out_features * (PACK**3 if unpacked else 1), 1, bias=True, dtype=jnp.float32, rngs=rngs
         )
@@ -97,15 +102,17 @@ class UNet3d(nnx.Module):
         if any(side % self.multiple for side in x.shape[1:4]):
             raise ValueError(f"volume of {x.shape[1:4]} voxels: each side must be a multiple of {self.multiple}")
         x = self.stem(x, train)
-        skips = []
-        for level, block in enumerate(self.encoder):
+        skips, first = [], int(self.light)
+        for level in range(len(self.down) + 1):
             if level:
                 x = self.down[level - 1](pack(x), train)
-            x = block(x, train)
+            if level >= first:
+                x = self.encoder[level - first](x, train)
             skips.append(x)
         for level in reversed(range(len(self.up))):
             x = double(self.up[level](x, train))
             x = self.merge[level](jnp.concatenate([skips[level], x], axis=-1), train)
-            x = self.decoder[level](x, train)
+            if level >= first:
+                x = self.decoder[level - first](x, train)
         x = self.head(x)
         return unpack(x) if self.unpacked else x
