@@ -63,7 +63,10 @@ class DataConfig:
     `fracture_target`: "level" labels every slice on which a fractured vertebra is visible (document B);
     "box" labels only the slices whose bounding boxes show the fracture.
     `fold` is tested on, the next one validates (early stopping, threshold), the others train.
-    `vertebra_probs`: "mask" (truth), "none", or the path of a predicted table; read by Type 1 and 2 models.
+    `vertebra_probs`: "mask" (truth), "none", or the path of a predicted table, or a pattern such as
+    "runs/v/fold*/predictions/slices.csv" for the tables of all folds; read by Type 1 and 2 models. Rows that a model
+    predicted of studies it learnt from ("train") or was chosen on ("validation") are refused unless `in_sample_probs`.
+    `presence_from_probs` > 0: in training studies without a mask, the slices with v_ij at or above it show vertebra j.
     `positive_fraction` > 0 draws that share of every training batch from slices that show a fracture.
     `workers` reader threads (0 chooses), `prefetch` batches ahead, `cache_mb` megabytes of decoded slices in memory.
     `limit_studies` > 0 keeps only the first so many studies of each part (smoke tests).
@@ -80,6 +83,8 @@ class DataConfig:
     fold: int = 0
     fracture_target: str = "box"
     vertebra_probs: str = "mask"
+    in_sample_probs: bool = False
+    presence_from_probs: float = 0.0
     batch_size: int = 32
     eval_batch_size: int = 64
     positive_fraction: float = 0.0
@@ -100,6 +105,12 @@ class DataConfig:
         _one_of(self, "fracture_target", ("level", "box"))
         _at_least(self, "batch_size", 1)
         _at_least(self, "eval_batch_size", 1)
+        _between(self, "presence_from_probs", 0.0, 1.0)
+        if self.presence_from_probs and self.vertebra_probs in ("mask", "none"):
+            raise ConfigError(
+                f"data.presence_from_probs={self.presence_from_probs}: needs a predicted table, but "
+                f"data.vertebra_probs={self.vertebra_probs!r}"
+            )
         _between(self, "positive_fraction", 0.0, 0.99)
         _at_least(self, "workers", 0)
         _at_least(self, "cache_mb", 0)
