@@ -203,8 +203,12 @@ class Fields:
             raw = held[0].get_item(held[1])
             value = getattr(raw, "value", None)
             size = struct.calcsize(_BINARY[held[1]])
+            if isinstance(value, int):  # pydicom has converted it: PixelRepresentation, where there are sequences
+                return value % 256**size
             if not value:
                 return None
+            if not isinstance(value, bytes):
+                raise self._bad(name, "", f"{size} bytes")
             if len(value) < size:
                 raise self._bad(name, value.hex(), f"{size} bytes")
             order = "<" if getattr(raw, "is_little_endian", True) else ">"

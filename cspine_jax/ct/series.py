@@ -182,7 +182,7 @@ def _series(group: Sequence[SliceHeader], part: int = 0, what: str = "") -> Seri
         axial = bool(abs(normal[2]) >= np.abs(normal).max())
         positions = [header.position for header in group if header.position is not None]
         if len(positions) > 1:
-            depths = np.unique(np.round(np.array(positions) @ normal, 3))
+            depths = np.unique(np.round(np.clip(positions, -1e6, 1e6) @ normal, 3))
             if len(depths) > 1:
                 spacing = float(np.median(np.diff(depths)))
             extent = float(depths[-1] - depths[0])

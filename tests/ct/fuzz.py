@@ -6,6 +6,7 @@ a gibibyte, and never a word of the patient's.
 
 import collections
 import contextlib
+import itertools
 import logging
 import re
 import struct
@@ -23,9 +24,17 @@ from pydicom.errors import InvalidDicomError
 from cspine_jax.ct import Volume, codecs, read_study
 from cspine_jax.ct.fields import TAGS
 from cspine_jax.errors import StudyError
-from tests.ct.dicom_factory import SYNTAXES, make_volume, write_series
+from tests.ct.dicom_factory import SYNTAXES, make_volume, to_enhanced, write_series
 
-COUNTS = {"series": 6_000, "real_series": 3_000, "phantom": 2_500, "files": 6_000, "archives": 4_000, "nifti": 1_500}
+COUNTS = {
+    "series": 5_000,
+    "real_series": 3_000,
+    "phantom": 2_500,
+    "enhanced": 2_000,
+    "files": 6_000,
+    "archives": 4_000,
+    "nifti": 1_500,
+}
 """Mutants of each slow test: at least 20,000 in all."""
 
 SECONDS = 5.0
@@ -191,6 +200,16 @@ def made_series(folder: Path) -> list[Path]:
     for syntax in SYNTAXES:
         write_series(folder / syntax, hu, syntax=syntax)
     return [folder / syntax for syntax in SYNTAXES]
+
+
+def made_enhanced(folder: Path) -> list[Path]:
+    """The same as multi-frame images: in one file and in two, with every kind of offset table."""
+    tables = itertools.cycle(("basic", "extended", "none"))
+    made = made_series(folder / "single")
+    for series, table in zip(made, tables, strict=False):
+        for parts in (1, 2):
+            to_enhanced(sorted(series.iterdir()), folder / f"{series.name}_{parts}", parts=parts, table=table)
+    return [folder / f"{series.name}_{parts}" for series in made for parts in (1, 2)]
 
 
 def real_series(folder: Path, most_pixels: int = 70_000) -> list[Path]:

@@ -35,6 +35,13 @@ def test_every_codec(tmp_path, syntax, legacy):
     assert multi.warnings == ()
 
 
+@pytest.mark.parametrize("syntax", ["explicit", "implicit", "big_endian", "deflated", "jpeg_ls"])
+def test_signed_pixels(tmp_path, syntax):
+    """As scanners write them; pydicom converts PixelRepresentation by itself where there are sequences."""
+    single, multi = both(tmp_path, {"syntax": syntax, "signed": True, "intercept": 0, "bits": (16, 16)})
+    check_same(single, multi)
+
+
 @pytest.mark.parametrize("syntax", ["jpeg_lossless_sv1", "jpeg_ls", "jpeg_2000"])
 @pytest.mark.parametrize(("table", "fragments"), [("none", 1), ("extended", 1), ("basic", 3), ("none", 3)])
 def test_frames_in_fragments_with_and_without_offset_tables(tmp_path, syntax, table, fragments):

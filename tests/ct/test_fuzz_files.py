@@ -1,4 +1,4 @@
-"""Mutated single files: pydicom's and pydicom-data's real ones, and NIfTI volumes."""
+"""Mutated single files: pydicom's and pydicom-data's real ones, multi-frame images, NIfTI volumes."""
 
 import nibabel as nib
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from cspine_jax.ct import Volume
 from tests.ct.dicom_factory import make_volume
-from tests.ct.fuzz import COUNTS, REAL_FILES, Fuzz, mutate, mutate_field, real_secrets
+from tests.ct.fuzz import COUNTS, REAL_FILES, Fuzz, made_enhanced, mutate, mutate_field, real_secrets, run_series
 
 
 def test_every_real_test_file_is_read_or_refused():
@@ -29,6 +29,14 @@ def test_many_mutated_real_files(tmp_path):
         fuzz.read(tmp_path / "real.dcm")
     fuzz.report("real files")
     assert fuzz.seen.total() == COUNTS["files"]
+
+
+@pytest.mark.slow
+def test_many_mutated_multiframe_images(tmp_path):
+    fuzz = Fuzz(["secret"])
+    run_series(fuzz, made_enhanced(tmp_path), COUNTS["enhanced"], seed=7)
+    fuzz.report("multi-frame images")
+    assert fuzz.seen.total() == COUNTS["enhanced"] and min(fuzz.seen.values()) > 150, fuzz.seen
 
 
 def test_mutated_nifti(tmp_path):
