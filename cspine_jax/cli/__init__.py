@@ -14,6 +14,7 @@ VERBS: dict[str, str] = {
     "build": "turn an RSNA-layout folder into records",
     "predict": "find fractures in new studies with a trained checkpoint",
     "score": "score a predictions table against a label table",
+    "weights": "look at the weights of the vertebra networks, or write such a file",
 }
 
 

@@ -93,7 +93,7 @@ def spine_box(labels: np.ndarray, margin: float) -> tuple[slice, slice, slice]:
     for axis in range(3):
         rows = np.flatnonzero(labels.any(axis=tuple(a for a in range(3) if a != axis)))
         if not rows.size:
-            return (slice(None),) * 3
+            return slice(None), slice(None), slice(None)
         low, high = int(rows[0] - margin), int(np.ceil(rows[-1] + 1 + margin))
         box.append(slice(max(0, low), min(labels.shape[axis], high)))
     return box[0], box[1], box[2]
@@ -137,7 +137,7 @@ class Crops:
         for example in range(number * size, (number + 1) * size):
             epoch, place = divmod(example, len(self.studies))
             study = np.random.default_rng([seed, epoch, 0]).permutation(self.studies)[place]
-            volume = self.volumes.read(study)
+            volume = self.volumes.read(int(study))
             rows.append(crop(volume, self._somewhere(volume, np.random.default_rng([seed, example, 1])), self.outer))
         return self._batch(rows, np.ones(size, bool))
 
@@ -146,7 +146,7 @@ class Crops:
         wanted = np.arange(number * size, (number + 1) * size)
         rows = []
         for i in np.minimum(wanted, len(self.studies) - 1):
-            volume = self.volumes.read(self.studies[i])
+            volume = self.volumes.read(int(self.studies[i]))
             box = spine_box(np.asarray(volume[1]), 0)
             middle = np.array([(b.start + b.stop) // 2 if b.stop else n // 2 for b, n in zip(box, volume.shape[1:])])  # noqa: B905
             rows.append(crop(volume, middle, self.inner))

@@ -9,6 +9,8 @@ from cspine_jax.kinds.kind import Kind, Trained
 _KINDS = {
     "fracture": "fracture.Fracture",
     "vertebra": "vertebra.Vertebra",
+    "spine": "volume.Spine",
+    "refine": "volume.Refine",
 }
 """`config.task` -> module and class; a module is imported when its task is asked for."""
 

@@ -93,6 +93,7 @@ def find_folder(config: DataConfig) -> Path:
     phantom = config.phantom
     name = f"phantom-{phantom.difficulty}-{phantom.studies}x{phantom.size}px"
     name += f"-scale{phantom.scale:g}-fov{phantom.fov:g}"
+    name += "" if phantom.variety == "rsna" else f"-{phantom.variety}"
     source = Path(config.root).expanduser() / f"{name}-seed{phantom.seed}"
     say(f"data: phantom of {phantom.studies} studies in {source}")
     write_dataset(source, **dataclasses.asdict(phantom))

@@ -50,6 +50,10 @@ class VolumeTask:
         x, labels = prepare3d(batch["image"], None, self._config.volume, train=False)
         return self._judge(nnx.merge(self._graph, params, stats), x, labels, batch["valid"], False, None)
 
+    def packed(self, params: Any, stats: Any, image: jax.Array) -> dict[str, jax.Array]:
+        """The bare network on a packed image `[B, d, h, w, 8]` (and what else it reads as further channels)."""
+        return nnx.merge(self._graph, params, stats).packed(image)
+
 
 def overlap(guess: jax.Array, truth: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
     """Voxels in common and in all, a class: float32 `[B, classes]` each, for int labels `[B, D, H, W]`.
