@@ -38,6 +38,7 @@ _READ_TAGS = [*TAGS.values(), *enhanced.TAGS, _DIRECTORY]
 """All that is read of a header: private elements of any size are passed over, and names never enter memory."""
 
 _CT = frozenset(("1.2.840.10008.5.1.4.1.1.2", *enhanced.SOP_CLASSES))
+_HU_TYPES = ("", "HU", "US", "HU_MOD")  # US: unspecified, as some scanners write for HU
 _SECONDARY_CAPTURE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.7(\.[0-9]+)?")
 _UNDEFINED = 0xFFFFFFFF
 
@@ -252,6 +253,10 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
     photometric = get.code("PhotometricInterpretation")
     if photometric not in ("", "MONOCHROME1", "MONOCHROME2"):
         raise NotAnImage(f"colour image ({photometric})")
+    unit = get.text("RescaleType").upper()
+    if unit not in _HU_TYPES:
+        shown = f"RescaleType {unit}" if re.fullmatch(r"[A-Z_0-9]{1,16}", unit) else "RescaleType damaged"
+        raise NotAnImage(f"{shown}: its values are no HU")
     allocated = get.need_integer("BitsAllocated")
     stored = get.integer("BitsStored") or allocated
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:

@@ -207,7 +207,10 @@ def _changes(gaps: np.ndarray) -> list[int]:
         before, after = (float(np.median(gaps[run[0] : run[1] + 1])) for run in (low, high))
         if _alike(before, after):
             continue
-        cuts.append(high[0] + (1 if before < after else 0))  # the slice between them belongs to the finer one
+        if high[0] == low[1] + 1:  # the slice between them belongs to the finer one
+            cuts.append(high[0] + (1 if before < after else 0))
+        else:
+            cuts.append(low[1] + 2 + int(gaps[low[1] + 1 : high[0]].argmax()))
     return cuts
 
 

@@ -124,10 +124,11 @@ def test_two_pixel_sizes_in_a_series(tmp_path):
     np.testing.assert_array_equal(read_study(tmp_path).hu, HU)
 
 
-def test_a_neck_and_a_thorax_of_thick_slices_in_a_series(tmp_path):
+@pytest.mark.parametrize("gap", [5, 17])
+def test_a_neck_and_a_thorax_of_thick_slices_in_a_series(tmp_path, gap):
     neck = make_volume((60, 34, 40))
     write_series(tmp_path, neck)
-    below = 60 - 59 * 0.625 - 5
+    below = 60 - 59 * 0.625 - gap
     write_series(tmp_path, OTHER, spacing_mm=(5, 0.45, 0.4), origin=(-80, -100, below), names=names("t"))
     volume = read_study(tmp_path)
     np.testing.assert_array_equal(volume.hu, neck)

@@ -7,11 +7,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cspine_jax.ct import read_study
 from tests.ct.dicom_factory import SYNTAXES, expected_affine, make_volume, write_series
+from tests.ct.ways import every_way
 
 HU = make_volume((34, 36, 40))
 PIXELS = (  # signed, intercept, (allocated, stored)
@@ -39,7 +41,7 @@ def ways(draw):
     }
 
 
-@settings(max_examples=45, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(way=ways())
 def test_every_way_of_writing_reads_back_to_the_same_volume(way):
     with tempfile.TemporaryDirectory() as folder:
@@ -100,3 +102,13 @@ def _write(folder: Path, way: dict) -> Path:
         (folder / "study.zip").write_bytes(buffer.getvalue())
         return folder / "study.zip"
     return study
+
+
+@pytest.mark.parametrize("way", every_way(), ids=lambda way: way.name)
+def test_a_listed_way_is_read_right_or_refused_by_name(way, tmp_path):
+    assert way.run(tmp_path) == way.kind
+
+
+def test_the_list_is_long_and_names_no_way_twice():
+    names = [way.name for way in every_way()]
+    assert len(names) == len(set(names)) >= 100
