@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cspine_jax.ct.regrid import target_length
 from cspine_jax.inference.vertebrae import AIR
@@ -34,11 +35,11 @@ class Grid:
     step: tuple[float, float, float]
     spacing_mm: tuple[float, float, float]
 
-    def to_volume(self, index: np.ndarray) -> np.ndarray:
+    def to_volume(self, index: ArrayLike) -> np.ndarray:
         """[..., 3] indices of this grid -> of the volume."""
         return np.asarray(self.origin) + np.asarray(index) * np.asarray(self.step)
 
-    def from_volume(self, index: np.ndarray) -> np.ndarray:
+    def from_volume(self, index: ArrayLike) -> np.ndarray:
         """[..., 3] indices of the volume -> of this grid."""
         return (np.asarray(index) - np.asarray(self.origin)) / np.asarray(self.step)
 

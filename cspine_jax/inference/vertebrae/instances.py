@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from cspine_jax.inference.vertebrae import LEVELS
 
-FOREGROUND = 0.5
-"""Probability of any vertebra from which a voxel votes."""
+FOREGROUND = 0.3
+"""Probability of any vertebra from which a voxel votes. Arches and processes fill less than half a voxel of 4 mm."""
 
 VOTE_BIN_MM = 2.0
 VOTE_SIGMA_MM = 2.5
@@ -28,8 +28,8 @@ REACH_MM = 15.0
 MIN_ML = 0.5
 """Less is no vertebra."""
 
-MIN_SHARE = 0.2
-"""Share of an instance's largest component from which a detached one stays."""
+MIN_PART_ML = 0.25
+"""A smaller part of an instance, apart from the rest, is noise. Larger ones are arches: at 4 mm they come apart."""
 
 MIN_PROBABILITY = 1e-3
 """Floor of a voxel's probability of a level: a single sure voxel must not rule out what all others say."""
@@ -82,7 +82,7 @@ def find_instances(probabilities: np.ndarray, offsets: np.ndarray, spacing_mm: t
     owner = _group(votes, weights, weights * spacing.prod() / 1000)
     index = np.zeros(bone.shape, np.int16)
     index[where] = owner + 1
-    _clean(index)
+    _clean(index, MIN_PART_ML * 1000 / spacing.prod())
     owner = index[where] - 1
     return _describe(index, voxels, owner, votes, weights, probabilities, spacing)
 
@@ -120,18 +120,17 @@ def _peaks(votes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.array(kept)
 
 
-def _clean(index: np.ndarray) -> None:
-    """Takes detached specks out of each instance, in place."""
+def _clean(index: np.ndarray, fewest: float) -> None:
+    """Takes parts of less than `fewest` voxels out of each instance, in place; never its largest."""
     for number, box in enumerate(ndimage.find_objects(index), start=1):
         if box is None:
             continue
         parts, _ = ndimage.label(index[box] == number, np.ones((3, 3, 3)))  # type: ignore[misc]
-        if parts.max() > 1:
-            sizes = np.bincount(parts.ravel())
-            sizes[0] = 0
-            small = sizes < MIN_SHARE * sizes.max()
-            small[0] = False
-            index[box][small[parts]] = 0
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        small = (sizes < fewest) & (np.arange(len(sizes)) != sizes.argmax())
+        small[0] = False
+        index[box][small[parts]] = 0
 
 
 def _describe(

@@ -11,7 +11,8 @@ vertebra. Its cost is in nats, so that exp(-cost) are the relative probabilities
 - `SKIP` for each level left out between two neighbours: the network rarely misses a vertebra between two others.
 - `HIDDEN` for each level above the first one that should lie inside the image and was not found. It is what names
   a neck in which no level looks like itself: where the spine begins, C1 is.
-- `DROP_PER_ML` of volume for an instance that is dropped: specks are cheap, whole vertebrae are not.
+- `DROP_PER_ML` of volume for an instance that is dropped: specks are cheap, whole vertebrae are not, and at the edge
+  of the image a small piece is what a vertebra looks like (`DROP_CUT`).
 
 The costs add up along the chain, so the best naming (Viterbi) and the probability of each name over all namings
 (forward-backward) are exact; there are 20 names and never more than some thirty instances.
@@ -36,7 +37,7 @@ SPACING_SIGMA = 0.2
 SKIP = 4.6
 HIDDEN = 1.5
 DROP_PER_ML = 1.0
-DROP_MIN, DROP_MAX = 0.5, 10.0
+DROP_MIN, DROP_CUT, DROP_MAX = 0.5, 3.0, 10.0
 
 HIDDEN_MARGIN_MM = 12.0
 """A level whose centroid would lie at least this far inside the image should have been found."""
@@ -112,7 +113,7 @@ def costs(instances: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             if cut[i] or cut[j]:
                 off = np.maximum(off, 0.0)
             edge[i, j] = np.where(ordered, skipped + off**2 / (2 * SPACING_SIGMA**2), np.inf)
-    drop = np.clip(DROP_PER_ML * instances.volume_ml, DROP_MIN, DROP_MAX)
+    drop = np.clip(DROP_PER_ML * instances.volume_ml, np.where(cut, DROP_CUT, DROP_MIN), DROP_MAX)
     return -instances.log_levels, start, edge, drop
 
 

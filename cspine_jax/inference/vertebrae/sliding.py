@@ -87,7 +87,7 @@ def slide(
     *,
     overlap: float = 0.5,
     batch: int = 1,
-    fill: float = 0.0,
+    fill: np.ndarray | float = 0.0,
     default: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Runs a function of windows over a grid and averages what overlaps.
@@ -100,7 +100,7 @@ def slide(
         starts: first voxels of the windows; None for `grid_starts` over everything.
         overlap: of those.
         batch: windows at a time; the last batch is filled up by repeating its last window.
-        fill: outside the grid (windows larger than it).
+        fill: [channels] or a number; what lies outside the grid, where it is smaller than the window.
         default: [classes] or a number; the answer where no window lies.
 
     Returns:
@@ -130,7 +130,11 @@ def slide(
     return total
 
 
-def _cut(grid: np.ndarray, start: Sequence[int], window: Sequence[int], fill: float) -> np.ndarray:
+def _cut(grid: np.ndarray, start: Sequence[int], window: Sequence[int], fill: np.ndarray | float) -> np.ndarray:
     part = grid[tuple(slice(s, s + w) for s, w in zip(start, window, strict=True))]
-    missing = [(0, w - n) for w, n in zip(window, part.shape[:3], strict=True)]
-    return np.pad(part, [*missing, (0, 0)], constant_values=fill) if any(after for _, after in missing) else part
+    if part.shape[:3] == tuple(window):
+        return part
+    whole = np.empty((*window, grid.shape[-1]), grid.dtype)
+    whole[:] = fill
+    whole[tuple(slice(n) for n in part.shape[:3])] = part
+    return whole
