@@ -6,14 +6,11 @@ As document B: 512 x 512 slices, Adam, one epoch, one-cycle to 1e-4 with 30% ris
 batches), PReLU head, mixed precision, a slice positive where a fractured vertebra is on it. ResNet-50 stands in for its
 InceptionV3, and three neighbouring slices for its three equal channels.
 
-The vertebra probabilities (`data.vertebra_probs`: the second input, and document B's aggregation) are those of the
-Type 3 model until a vertebra detector is trained; make them first with
-
-    python launch.py --config=configs/fracture_type3.py
-    python launch.py --config=configs/fracture_type3.py --mode=predict
-
-They are flatter than they should be for the studies that model learnt from (column `part`). Where a study has its own
-mask, `--config.data.vertebra_probs=mask` reads the truth instead.
+The vertebra probabilities (`data.vertebra_probs`: the second input, and document B's aggregation) are out of fold: each
+study's come from the vertebra model that had it in its test part. Train and predict all folds of
+configs/vertebra_type1.py first (its text has the commands). `--config.data.presence_from_probs=0.5` takes the levels on
+the slices of training studies without a mask (1,932 of 2,019) from them too, as document B does; where a study has its
+own mask, `--config.data.vertebra_probs=mask` reads the truth instead.
 
 Cost: about 13,000 steps of 32 stacks, and 370 GB of records at full size (a quarter with `--config.data.size=256`).
 Expected: document B reports slice AUC .946, vertebra AUC .748, patient AUC .747. Not yet run here: the
@@ -33,7 +30,7 @@ def get_config() -> ConfigDict:
                 "size": 512,
                 "depth": 3,
                 "fracture_target": "level",
-                "vertebra_probs": "runs/fracture_type3/predictions/slices.csv",
+                "vertebra_probs": "runs/vertebra_type1/fold*/predictions/slices.csv",
                 "batch_size": 32,
                 "eval_batch_size": 64,
             },

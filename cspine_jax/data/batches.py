@@ -6,7 +6,7 @@ import numpy as np
 
 from cspine_jax.anatomy import LABEL_VALUES
 from cspine_jax.config import DataConfig
-from cspine_jax.data.probabilities import require_probabilities, vertebra_probabilities
+from cspine_jax.data.probabilities import vertebra_probabilities
 from cspine_jax.data.slice_metadata import slice_metadata
 from cspine_jax.data.source import SliceTable
 from cspine_jax.data.targets import slice_targets
@@ -20,6 +20,7 @@ class Batches:
 
     Attributes:
         columns: [N, ...] arrays, of which a batch gets the rows of its records.
+        training: predicted vertebrae may stand in for a mask.
         known: bool [N], something to learn from is known of the slice.
         positive: bool [N], slices that `data.positive_fraction` is about.
         shows: what these show, for messages.
@@ -29,18 +30,20 @@ class Batches:
     needs: ClassVar[str] = "label, mask or box"
     with_masks: ClassVar[bool] = False
 
-    def __init__(self, table: SliceTable, config: DataConfig):
+    def __init__(self, table: SliceTable, config: DataConfig, training: bool = False):
         if table.pixels.channels:
             raise DataError(f"{table.path}: these records are stacks already; build with radius 0 to make batches")
-        self.table, self.config = table, config
+        self.table, self.config, self.training = table, config, training
         self.columns = self._columns()
         self.known, self.positive = self._rows()
 
     def _columns(self) -> Batch:
-        targets = slice_targets(self.table, self.config.fracture_target)
-        probabilities = vertebra_probabilities(self.table, self.config.vertebra_probs)
-        labels = self.table.labels[self.table.study].astype(np.float32)
-        return {**targets, "vertebra_probs": probabilities, "labels": labels}
+        config, table = self.config, self.table
+        self._probabilities = vertebra_probabilities(table, config.vertebra_probs, config.in_sample_probs)
+        v, cut = self._probabilities.values, config.presence_from_probs
+        targets = slice_targets(table, config.fracture_target, v >= cut if cut and self.training else None)
+        labels = table.labels[table.study].astype(np.float32)
+        return {**targets, "vertebra_probs": v, "labels": labels}
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         c = self.columns
@@ -48,11 +51,9 @@ class Batches:
         return known, c["slice_fracture"] > 0
 
     def check(self, records: np.ndarray) -> None:
-        """Refuses records that cannot share a batch or lack their vertebra probabilities."""
+        """Refuses records (int [n]) that cannot share a batch or lack their vertebra probabilities."""
         self.table.check_shape(self.table.study[records])
-        if "vertebra_probs" in self.columns:
-            source = self.config.vertebra_probs
-            require_probabilities(self.table, self.columns["vertebra_probs"], records, source)
+        self._probabilities.require(self.table, records)
 
     def read(self, records: np.ndarray, valid: np.ndarray | None = None) -> Batch:
         """A batch.
@@ -95,7 +96,11 @@ class VertebraBatches(Batches):
         }
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.columns["presence_known"] > 0, self.columns["presence"].any(1)
+        return self.columns["presence_known"] > 0, np.asarray(self.columns["presence"].any(1))
+
+    def check(self, records: np.ndarray) -> None:
+        """Refuses records (int [n]) that cannot share a batch."""
+        self.table.check_shape(self.table.study[records])
 
 
 class MaskBatches(Batches):
@@ -110,7 +115,11 @@ class MaskBatches(Batches):
 
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         known = self.columns["mask_known"] > 0
-        return known, (self.table.presence > 0).any(1) & known
+        return known, np.asarray((self.table.presence > 0).any(1) & known)
+
+    def check(self, records: np.ndarray) -> None:
+        """Refuses records (int [n]) that cannot share a batch."""
+        self.table.check_shape(self.table.study[records])
 
 
 _TASKS = {"fracture": Batches, "vertebra": VertebraBatches, "segment2d": MaskBatches}
@@ -119,12 +128,18 @@ NUM_CLASSES = len(LABEL_VALUES) + 1
 """Background, C1..C7, T1..T12."""
 
 
-def batches_for(task: str, table: SliceTable, config: DataConfig) -> Batches:
+def batches_for(task: str, table: SliceTable, config: DataConfig, training: bool = False) -> Batches:
     """The batches of a task on slices.
+
+    Args:
+        task: "fracture", "vertebra" or "segment2d".
+        table: the records.
+        config: targets and probabilities.
+        training: predicted vertebrae may stand in for a mask (`data.presence_from_probs`).
 
     Raises:
         ConfigError: it is not one.
     """
     if task not in _TASKS:
         raise ConfigError(f"task={task!r}: not a task on slices ({', '.join(_TASKS)})")
-    return _TASKS[task](table, config)
+    return _TASKS[task](table, config, training)

@@ -60,7 +60,7 @@ def train_records(
     """
     studies = split_studies(table, config)["train"] if studies is None else studies
     records = table.records_of(studies)
-    return records[batches_for(task, table, config).known[records]]
+    return records[batches_for(task, table, config, training=True).known[records]]
 
 
 def train_batches(
@@ -95,7 +95,7 @@ def train_batches(
         DataError: the studies differ in size, nothing is known about them, or `positive_fraction` asks for slices that
             do not exist.
     """
-    source = batches_for(task, table, config)
+    source = batches_for(task, table, config, training=True)
     records = table.records_of(split_studies(table, config)["train"] if studies is None else studies)
     records = records[source.known[records]]
     if not records.size:

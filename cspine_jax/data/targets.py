@@ -10,7 +10,9 @@ from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError
 
 
-def slice_targets(table: SliceTable, fracture_target: str) -> dict[str, np.ndarray]:
+def slice_targets(
+    table: SliceTable, fracture_target: str, predicted: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Targets of every record, with y_j the study's label of vertebra j and v_ij its presence on slice i.
 
     "level" (document B): f_ij = y_j v_ij. Known where y_j = 0, and everywhere in a study with a mask.
@@ -21,6 +23,8 @@ def slice_targets(table: SliceTable, fracture_target: str) -> dict[str, np.ndarr
     Args:
         table: N records.
         fracture_target: "level" or "box".
+        predicted: bool [N, 7], vertebrae that another model sees on each slice; they stand in for the mask in studies
+            that have none. For training only: they are not the truth.
 
     Returns:
         float32 arrays of 0 and 1, targets 0 where unknown: `presence` [N, 7], `presence_known` [N], `fracture` [N, 7],
@@ -36,7 +40,10 @@ def slice_targets(table: SliceTable, fracture_target: str) -> dict[str, np.ndarr
     masked = table.has_mask[table.study]
     y = table.labels[table.study].astype(bool)
     patient, levels = y[:, 0], y[:, 1:]
-    v = table.presence.astype(bool)
+    v = table.presence.astype(bool) & masked[:, None]
+    if predicted is not None:
+        v = np.where(masked[:, None], v, predicted)
+        masked = np.ones_like(masked)
 
     if fracture_target == "level":
         known = labelled[:, None] & (~levels | masked[:, None])
@@ -54,7 +61,7 @@ def slice_targets(table: SliceTable, fracture_target: str) -> dict[str, np.ndarr
         slice_known = labelled & (~patient | boxed)
         slice_fracture = box & patient
     flags = {
-        "presence": v & masked[:, None],
+        "presence": v,
         "presence_known": masked,
         "fracture": fracture & known,
         "fracture_known": known,

@@ -10,6 +10,7 @@ from cspine_jax.config import Config
 from cspine_jax.data.loader import eval_batches, train_batches, train_records
 from cspine_jax.data.source import SliceTable
 from cspine_jax.evaluation import SplitPredictions, evaluate, format_table
+from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import Kind, Trained, shard
 from cspine_jax.kinds.records import Records, find_records
 from cspine_jax.kinds.slice_csv import write_slice_table
@@ -57,7 +58,10 @@ class Fracture(Kind):
 
     def about(self, loaders: Loaders) -> str:
         """Studies of each part, and slices."""
-        return f"{self.data.counts} studies; {loaders.train_examples} training slices"
+        cut, table = self.config.data.presence_from_probs, self.data.table
+        bare = int((~table.has_mask[self.data.parts["train"]]).sum())
+        labels = f" ({bare} studies without a mask take their levels from v >= {cut:g})" if cut else ""
+        return f"{self.data.counts} studies; {loaders.train_examples} training slices{labels}"
 
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Validation chooses thresholds, test gives the figures.
@@ -99,12 +103,12 @@ class Fracture(Kind):
         """Predicts every slice of every study in the records.
 
         Returns:
-            `W/predictions/slices.csv`, see `slice_csv`. C1..C7 are there for Type 3 only; f_C1..f_C7 or f is the
-            fracture, as the network says: score-optimal where `loss.positive_weight` is 2.
+            `W/predictions/slices.csv`, see `slice_csv`. All are clinical probabilities (the loss weight of positives
+            undone); C1..C7 are there for Type 3 only.
         """
-        found = self._run(model, np.arange(len(self.data.table.uids)))
-        vertebra = found["vertebra_prob"] if self.config.model.type == 3 else None
-        return write_slice_table(model.workdir, self.data, found, vertebra, found["fracture_prob"])
+        found, weight = self._run(model, np.arange(len(self.data.table.uids))), self.config.loss.positive_weight
+        vertebra = unweighted(found["vertebra_prob"], weight) if self.config.model.type == 3 else None
+        return write_slice_table(model.workdir, self.data, found, vertebra, unweighted(found["fracture_prob"], weight))
 
     def _run(self, model: Trained, studies: np.ndarray) -> dict[str, np.ndarray]:
         return model.run(eval_batches(self.data.table, self.config.data, studies, **shard()))

@@ -1,12 +1,15 @@
 """Builds that are stopped, repeated, mixed up or fed broken studies."""
 
 import csv
+import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -21,11 +24,11 @@ from tests.data.rsna_folder import make, write_dicom, write_folder, write_mask, 
 
 
 def digests(path):
-    """Hash of every file that holds data; `metadata.json` names the folder and the index is a zip with times."""
+    """Hash of every file but `metadata.json`, which names the folder they were made from."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.iterdir())
-        if file.name not in ("metadata.json", "index.npz")
+        if file.name != "metadata.json"
     }
 
 
@@ -195,16 +198,100 @@ def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
             raise RuntimeError("write() failed: No space left on device; writing x\nmore")
 
     monkeypatch.setattr(build_module, "ArrayRecordWriter", Full)
-    with pytest.raises(DataError, match=r"cannot write study 1\.2\.100: .*No space left.*studies are kept$"):
+    with pytest.raises(DataError, match=r"cannot write study 1\.2\.100: .*No space left.*studies are kept: make room"):
         build(folder[0], tmp_path, workers=1)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 7, 8, 9])
+def test_a_disk_that_fills_up_leaves_what_can_be_resumed(folder, whole, tmp_path, monkeypatch, after):
+    """The n-th of the files that a build writes beside the shards does not fit."""
+    left = iter(range(after))
+
+    def full(function):
+        def write(*args, **kwargs):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*args, **kwargs)
+
+        return write
+
+    small = tmp_path / "rsna"
+    write_folder(small, studies=4)
+    expected = digests(build(small, tmp_path / "undisturbed", workers=1).path)
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module.index, "save", full(build_module.index.save))
+        for name in ("_write_text", "write_metadata", "_write_notes"):
+            patch.setattr(build_module, name, full(getattr(build_module, name)))
+        with pytest.raises(DataError, match=r"No space left on device; finished studies are kept: make room") as caught:
+            build(small, tmp_path / "out", workers=1)
+        assert "\n" not in str(caught.value)
+    assert digests(build(small, tmp_path / "out", workers=1).path) == expected
+
+
+_LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # inherited by the workers, as is the limit
+from cspine_jax.cli import main
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_that_do_not_fit(folder, whole, tmp_path, workers):
+    """No file may outgrow the smallest shards: a real failure to write, in this process or in the workers."""
+    (tmp_path / "limited.py").write_text(_LIMITED)
+    undisturbed = build(folder[0], tmp_path / "undisturbed", workers=1).path
+    sizes = sorted(path.stat().st_size for path in undisturbed.glob("*.array_record-*"))
+    command = ["build", f"--manual_dir={folder[0]}", f"--data_dir={tmp_path / 'out'}", f"--workers={workers}"]
+    run = subprocess.run(
+        [sys.executable, tmp_path / "limited.py", str(sizes[4]), *command], capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    said = [line for line in run.stderr.splitlines() if "error" in line]
+    assert len(said) == 1 and "Traceback" not in run.stderr
+    assert re.search(r"cannot write study 1\.2\.\d+: .*finished studies are kept: make room", said[0])
+    studies = tmp_path / "out" / "rsna_cspine" / "native" / ".1.0.0.building" / "studies"
+    assert not list(studies.glob("*.tmp"))  # a full disk needs the room
+    done = len(list(studies.glob("*.array_record")))
+    result = build(folder[0], tmp_path / "out", workers=1)
+    assert result.new == 10 - done and digests(result.path) == whole
 
 
 def test_only_one_build_at_a_time(folder, tmp_path):
     parent = tmp_path / "rsna_cspine" / "native"
     parent.mkdir(parents=True)
-    with build_module._only_builder(parent), pytest.raises(DataError, match="another process is building"):
-        build(folder[0], tmp_path, workers=1)
-    assert build(folder[0], tmp_path, workers=1).new == 10
+    for finished in (False, True):
+        with build_module._Lock(parent) as lock:
+            lock.take()
+            with pytest.raises(DataError, match="another process is building"):
+                build(folder[0], tmp_path, workers=1)
+        assert build(folder[0], tmp_path, workers=1).new == (0 if finished else 10)
+
+
+def test_a_look_at_the_records_is_not_refused_while_others_look(folder, tmp_path):
+    final = build(folder[0], tmp_path, workers=1).path
+    with build_module._Lock(final.parent) as looking:
+        looking.share()
+        assert build(folder[0], tmp_path, workers=1).new == 0
+        threading.Timer(0.3, looking._try, ["LOCK_UN"]).start()  # writing waits until nobody looks
+        start = time.monotonic()
+        assert build(folder[0], tmp_path, workers=1, overwrite=True).new == 10
+        assert time.monotonic() - start > 0.25
+
+
+def test_finished_records_where_nobody_may_write_are_found(folder, tmp_path, monkeypatch):
+    build(folder[0], tmp_path, workers=1)
+    opened = os.open
+
+    def read_only(path, flags, *args, **kwargs):
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert build(folder[0], tmp_path, workers=1).new == 0
 
 
 def test_no_readable_study_is_an_error(tmp_path):

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cspine_jax.data.probabilities import require_probabilities, vertebra_probabilities
 from cspine_jax.data.targets import slice_targets
-from cspine_jax.errors import ConfigError, DataError
+from cspine_jax.errors import ConfigError
 
 
 def study(levels=(), slices=(), boxes=None, mask=True, labels=True):
@@ -131,44 +130,19 @@ def test_unknown_rule():
         targets("boxes", study(slices=C3_TO_C5))
 
 
-def test_probabilities_of_the_mask_and_of_nothing():
-    table = table_of(study(slices=((3,),)), study(slices=((3,),), mask=False))
-    assert vertebra_probabilities(table, "mask").tolist() == [[0, 0, 1, 0, 0, 0, 0], [0.5] * 7]
-    assert vertebra_probabilities(table, "none").tolist() == [[0.5] * 7] * 2
-
-
-@pytest.mark.parametrize(("column", "shift"), [("slice_index", 0), ("slice_number", 1)])
-def test_probabilities_of_a_table(tmp_path, column, shift):
-    table = table_of(study(slices=((3,), (4,))), study(slices=((3,),)))
-    path = tmp_path / "p.csv"
-    header = f"StudyInstanceUID,{column},C1,C2,C3,C4,C5,C6,C7\n"
-    path.write_text(f"{header}1.0,{1 + shift},0,.1,.2,.3,.4,.5,1\nother,0,0,0,0,0,0,0,0\n")
-    out = vertebra_probabilities(table, str(path))
-    np.testing.assert_allclose(out[1], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 1])
-    assert np.isnan(out[[0, 2]]).all()
-    require_probabilities(table, out, np.array([1]), str(path))
-    with pytest.raises(DataError, match=r"p\.csv: no row for slice_index 0 of study 1\.0 \(2 slices are missing\)"):
-        require_probabilities(table, out, np.arange(3), str(path))
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("1.0,0,0,0,0,0,0,0,1.5", "within 0..1"),
-        ("1.0,0,0,0,0,x,0,0,0", "p.csv:2"),
-        ("1.0,0,0,0,0,0,0,0,0\n1.0,0,0,0,0,0,0,0,0", "named twice"),
-    ],
-)
-def test_a_wrong_table_is_refused(tmp_path, row, message):
-    path = tmp_path / "p.csv"
-    path.write_text(f"StudyInstanceUID,slice_index,C1,C2,C3,C4,C5,C6,C7\n{row}\n")
-    with pytest.raises(DataError, match=message):
-        vertebra_probabilities(table_of(study(slices=((3,),))), str(path))
-
-
-def test_a_missing_table_is_refused():
-    with pytest.raises(DataError, match="must be mask, none or the path"):
-        vertebra_probabilities(table_of(study(slices=((3,),))), "masks")
+def test_predicted_vertebrae_stand_in_for_a_missing_mask_only():
+    """C4 is fractured in both studies; the second has no mask, and the other model sees C4 on its first two slices."""
+    seen = np.zeros((8, 7), bool)
+    seen[:4, 0] = True  # of the masked study, where the mask knows better
+    seen[4:6, 3] = True
+    table = table_of(study(levels=(4,), slices=C3_TO_C5), study(levels=(4,), slices=C3_TO_C5, mask=False))
+    out = slice_targets(table, "level", seen)
+    assert levels(out["presence"]) == [[3], [3, 4], [4], [5], [4], [4], [], []]
+    assert levels(out["fracture"]) == [[], [4], [4], [], [4], [4], [], []]
+    assert levels(out["fracture_known"]) == [ALL] * 8 and out["presence_known"].all() and out["slice_known"].all()
+    assert out["slice_fracture"].tolist() == [0, 1, 1, 0, 1, 1, 0, 0]
+    nothing = slice_targets(table, "level")
+    assert levels(nothing["fracture"])[4:] == [[]] * 4 and not nothing["slice_known"][4:].any()
 
 
 def test_slice_targets_of_records(table):

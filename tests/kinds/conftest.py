@@ -26,7 +26,7 @@ def data_dir(folder, tmp_path_factory):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(data_dir):
     """Makes a configuration from nested changes to a tiny one."""
 
