@@ -10,7 +10,6 @@ the studies in flight, and running the same command again goes on from there.
 """
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
 import json
@@ -19,6 +18,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -29,15 +29,17 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from cspine_jax import progress
+from cspine_jax.ct.identity import from_flag
 from cspine_jax.data import index
 from cspine_jax.data.features import DATASET_NAME, VERSION, RecordConfig, serialize
 from cspine_jax.data.metadata import METADATA_FILE, shard_name, write_metadata
 from cspine_jax.data.study import examples, load_study
-from cspine_jax.data.tables import UID, Note, StudyEntry, Tables, read_tables
+from cspine_jax.data.tables import UID, Note, StudyEntry, Tables, hashed, read_tables
 from cspine_jax.errors import DataError
 
 SKIPPED_FILE = "skipped.csv"
 WARNINGS_FILE = "warnings.csv"
+_STAGING = ".metadata"
 # zstd level 1 writes four times faster than array_record's default level 3 and reads as fast; files are 11% larger.
 WRITER_OPTIONS = "group_size:1,zstd:1"
 
@@ -78,6 +80,7 @@ def build(
     workers: int = 0,
     retry: bool = False,
     overwrite: bool = False,
+    hash_uids: str | None = None,
 ) -> BuildResult:
     """Makes, completes or finds the records of an RSNA-layout folder.
 
@@ -94,32 +97,51 @@ def build(
         workers: processes; 0 takes one a CPU, 1 works in this one.
         retry: try the studies again that a finished build had to skip.
         overwrite: throw away what is there, whatever it was made from.
+        hash_uids: salt with which every UID is hashed (see `ct.identity`); None keeps them.
 
     Returns:
         The result; studies that cannot be read are in `skipped` and the others are built.
 
     Raises:
-        DataError: the folder's tables are unusable, no study is readable, or `data_dir` holds records of another
-            folder or made with other parameters.
+        DataError: the folder's tables are unusable, no study is readable, `data_dir` holds records of another
+            folder or made with other parameters, another process builds them now, or they cannot be written (disk
+            full); what is finished is kept then, and the same command goes on from there.
     """
     config = RecordConfig(size, radius, stride)
     final = records_path(data_dir, config)
     work = final.with_name(f".{VERSION}.building")
     num_folds = num_folds or _folds_there(final, work) or 5
-    tables = read_tables(manual_dir, num_folds)
+    identity = from_flag(hash_uids)
+    try:
+        tables = read_tables(manual_dir, num_folds)
+    except DataError as error:
+        raise error if identity is None else DataError(identity.text(str(error))) from None
+    tables = tables if identity is None else hashed(tables, identity)
     parameters = {"fingerprint": tables.fingerprint, "num_folds": num_folds, "config": config.name}
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _only_builder(final.parent):
-        for folder in (final, work):
-            if overwrite:
-                shutil.rmtree(folder, ignore_errors=True)
-            elif folder.is_dir():
-                _check_same(folder, parameters, manual_dir)
-        if final.is_dir():
-            if not retry:
+    parameters["hash_uids"] = None if identity is None else identity.fingerprint
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _Lock(final.parent) as lock:
+            lock.share()
+            if final.is_dir() and not (retry or overwrite):
+                _check_same(final, parameters, manual_dir)
                 return _finished(final, new=0)
-            os.replace(final, work)
-        return _finished(*_complete(tables, config, parameters, work, final, workers))
+            lock.take()
+            for folder in (final, work):
+                if overwrite:
+                    shutil.rmtree(folder, ignore_errors=True)
+                elif folder.is_dir():
+                    _check_same(folder, parameters, manual_dir)
+            if final.is_dir():
+                if not retry:  # finished by another process since
+                    return _finished(final, new=0)
+                os.replace(final, work)
+            return _finished(*_complete(tables, config, parameters, work, final, workers))
+    except OSError as error:
+        raise DataError(
+            f"{final.parent}: cannot write the records: {error.strerror or error}; finished studies are kept: make "
+            "room, or choose another --data_dir, and run again"
+        ) from error
 
 
 def _complete(
@@ -146,17 +168,43 @@ def _studies(work: Path) -> Path:
     return work / "studies"
 
 
-@contextlib.contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
-    """Refuses a second build of the same records at the same time. The lock dies with the process that holds it."""
-    import fcntl
+class _Lock:
+    """Of the records in one folder: many may look at them, or one may write. It dies with the process that holds it."""
 
-    with (folder / ".lock").open("w") as file:
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __enter__(self) -> "_Lock":
+        path = self._folder / ".lock"
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError:
-            raise DataError(f"{folder}: another process is building these records; wait for it or stop it") from None
-        yield
+            self._file = os.open(path, os.O_RDONLY)  # finished records on a disk that nobody may write
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._file)
+
+    def share(self) -> None:
+        """For a look at what is there; refused while another process writes."""
+        if not self._try("LOCK_SH"):
+            raise DataError(f"{self._folder}: another process is building these records; wait for it or stop it")
+
+    def take(self) -> None:
+        """For writing; waits for those who merely look, which takes them moments."""
+        while not self._try("LOCK_EX"):
+            self.share()
+            self._try("LOCK_UN")
+            time.sleep(0.02)
+
+    def _try(self, kind: str) -> bool:
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, getattr(fcntl, kind) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _folds_there(*folders: Path) -> int:
@@ -169,6 +217,8 @@ def _folds_there(*folders: Path) -> int:
 def _check_same(folder: Path, parameters: dict[str, Any], manual_dir: str | Path) -> None:
     path = folder / METADATA_FILE
     if not path.is_file():
+        if all(each.is_dir() or each.suffix == ".tmp" for each in folder.rglob("*")):
+            return  # a build that had only just begun
         raise DataError(f"{folder}: no {METADATA_FILE}, so not records of this builder; choose another --data_dir")
     there = json.loads(path.read_text())
     for name, value in parameters.items():
@@ -188,6 +238,8 @@ def _resume(work: Path, parameters: dict[str, Any]) -> set[str]:
         _write_text(work / METADATA_FILE, json.dumps(parameters))
     for path in (*work.glob("*.tmp"), *studies.glob("*.tmp")):
         path.unlink()
+    if (work / _STAGING).is_dir():
+        shutil.rmtree(work / _STAGING)
     if (work / index.INDEX_FILE).is_file():  # the last run, or a finished build, had begun to number its shards
         columns = index.split(index.load(work / index.INDEX_FILE))
         for shard, study in enumerate(columns):
@@ -224,10 +276,11 @@ def _run(pending: Sequence[StudyEntry], config: RecordConfig, folder: Path, work
         for entry in pending:
             yield _write_study(entry, config, folder)
         return
-    # Fresh processes, not forks: the caller may have jax and its threads running.
+    # Fresh processes, not forks: the caller may have jax and its threads running. One core a study: `workers` of them
+    # are read at the same time.
     pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        futures = [pool.submit(_write_study, entry, config, folder) for entry in pending]
+        futures = [pool.submit(_write_study, entry, config, folder, 1) for entry in pending]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
@@ -252,12 +305,12 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path) -> Note | None:
+def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path, readers: int | None = None) -> Note | None:
     """Writes one shard and its columns; a study that cannot be read gives a note instead."""
     try:
-        study = load_study(entry, config.size)
+        study = load_study(entry, config.size, readers)
     except Exception as error:  # one bad study, whatever is wrong with it, must not end a build of two thousand
-        return Note(entry.uid, "study", f"{type(error).__name__}: {error}".replace("\n", " "))
+        return Note(entry.uid, "study", entry.said(f"{type(error).__name__}: {error}".replace("\n", " ")))
     temporary = folder / f"{entry.uid}.array_record.{os.getpid()}.tmp"
     rows = []
     try:
@@ -269,9 +322,13 @@ def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path) -> Note 
         index.save(folder / f"{entry.uid}.npz", index.study_columns(rows, study.hu.shape[1:], study.notes))
         temporary.replace(folder / f"{entry.uid}.array_record")
     except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(
-            f"{folder}: cannot write study {entry.uid}: {str(error).splitlines()[0]}; finished studies are kept"
+            f"{folder}: cannot write study {entry.uid}: {reason}; finished studies are kept: make room, or choose "
+            "another --data_dir, and run again"
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk needs the room
     return None
 
 
@@ -292,13 +349,18 @@ def _finalise(
         path = studies / f"{uid}.array_record"
         num_bytes += path.stat().st_size
         path.replace(work / shard_name(shard, len(uids)))
+    staging = work / _STAGING  # a half-written metadata.json would stop the next run
+    staging.mkdir()
     write_metadata(
-        work,
+        staging,
         config,
         shard_lengths=[int(study["count"]) for study in columns],
         num_bytes=num_bytes,
         metadata=parameters | {"manual_dir": str(tables.manual_dir.resolve())},
     )
+    for path in staging.iterdir():
+        path.replace(work / path.name)
+    staging.rmdir()
     _write_notes(work / SKIPPED_FILE, [note for note in notes if note.what != "warning"])
     _write_notes(work / WARNINGS_FILE, [note for note in notes if note.what == "warning"])
     shutil.rmtree(studies)

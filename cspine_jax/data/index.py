@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,18 @@ def split(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def save(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes the columns; a killed process leaves the old file or the new one, never half."""
+    """Writes the columns as `np.load` reads them; a killed process leaves the old file or the new one, never half."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **dict(columns))
-    temporary.replace(path)
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, column in columns.items():
+                member = zipfile.ZipInfo(f"{name}.npy")  # of a fixed date: equal columns make equal files
+                member.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(member, "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(column), allow_pickle=False)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, np.ndarray]:

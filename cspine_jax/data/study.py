@@ -48,12 +48,13 @@ class Study:
     notes: tuple[Note, ...]
 
 
-def load_study(entry: StudyEntry, size: int = 0) -> Study:
+def load_study(entry: StudyEntry, size: int = 0, workers: int | None = None) -> Study:
     """Reads one study, its mask and its boxes.
 
     Args:
         entry: from `read_tables`.
         size: in-plane matrix in pixels; 0 keeps the native one.
+        workers: slices decoded at the same time, see `read_study`; 1 where studies are read side by side.
 
     Returns:
         The study. A mask that does not fit and boxes on slices that do not exist are left out and named in `notes`.
@@ -61,16 +62,16 @@ def load_study(entry: StudyEntry, size: int = 0) -> Study:
     Raises:
         StudyError: the images cannot be read.
     """
-    volume = read_study(entry.folder)
+    volume = read_study(entry.folder, workers=workers, identity=entry.identity)
     depth, height, width = volume.hu.shape
-    notes = [Note(entry.uid, "warning", text) for text in volume.warnings]
+    notes = [Note(entry.uid, "warning", entry.said(text)) for text in volume.warnings]
 
     mask = None
     if entry.mask is not None:
         try:
             mask = read_mask(entry.mask, volume)
         except StudyError as error:
-            notes.append(Note(entry.uid, "mask", str(error)))
+            notes.append(Note(entry.uid, "mask", entry.said(str(error))))
     counts = np.zeros((depth, NUM_VERTEBRAE), np.int64)
     if mask is not None:
         for row, labels in zip(counts, mask, strict=True):
