@@ -22,8 +22,10 @@ from cspine_jax.metrics.curves import precision_recall_curve, reliability_curve,
 from cspine_jax.metrics.delong import delong_interval, delong_test, delong_variance
 from cspine_jax.metrics.intervals import bootstrap, percentile_interval, resample_counts
 from cspine_jax.metrics.rsna import clinical_probability, rsna_log_loss, score_optimal
+from cspine_jax.metrics.segmentation import SegmentationScores, presence_scores, segmentation_scores
 
 __all__ = [
+    "SegmentationScores",
     "accuracy",
     "average_precision",
     "best_f1_threshold",
@@ -40,12 +42,14 @@ __all__ = [
     "percentile_interval",
     "precision",
     "precision_recall_curve",
+    "presence_scores",
     "reliability_curve",
     "resample_counts",
     "roc_auc",
     "roc_curve",
     "rsna_log_loss",
     "score_optimal",
+    "segmentation_scores",
     "sensitivity",
     "specificity",
 ]
