@@ -12,10 +12,14 @@ VERBS: dict[str, str] = {
     "phantom": "write synthetic studies in the RSNA 2022 layout",
     "inspect": "say what is in a study",
     "build": "turn an RSNA-layout folder into records",
+    "segment": "find the vertebrae of new studies: masks, levels, visible slices",
     "predict": "find fractures in new studies with a trained checkpoint",
     "score": "score a predictions table against a label table",
     "weights": "look at the weights of the vertebra networks, or write such a file",
 }
+
+
+HASH_UIDS = "replace every UID in what is written and said by its hash; give a secret salt: --hash_uids=SALT"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = verbs.add_parser(verb, help=help_text, description=help_text)
         if verb == chosen:  # the others' modules (and jax with them) are not imported just to print help
             importlib.import_module(f"cspine_jax.cli.{verb}").add_arguments(sub)
+    # Without its salt the flag must not take the study that follows it for one.
+    arguments = ["--hash_uids=" if argument == "--hash_uids" else argument for argument in arguments]
     args = parser.parse_args(arguments)
     try:
         return importlib.import_module(f"cspine_jax.cli.{args.verb}").run(args)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from cspine_jax.cli import HASH_UIDS
 from cspine_jax.errors import ConfigError
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=int, default=0, help="folds to deal the studies into (default 5)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 takes one a CPU")
     parser.add_argument("--retry", action="store_true", help="try the studies again that a finished build skipped")
+    parser.add_argument("--hash_uids", nargs="?", const="", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--overwrite", action="store_true", help="throw away records that are there and start anew")
 
 
@@ -35,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         retry=args.retry,
         overwrite=args.overwrite,
+        hash_uids=args.hash_uids,
     )
     total = f"{result.studies} studies, {result.slices} slices"
     print(f"{result.path}: {total}" + ("" if result.new else "; nothing to do"))

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from cspine_jax.cli import HASH_UIDS
 from cspine_jax.ct import Quality, Volume, assess, read_study
+from cspine_jax.ct.identity import from_flag
 from cspine_jax.errors import StudyError
 
 CODEC_NAMES: dict[str, str] = {
@@ -33,17 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of this verb."""
     parser.add_argument("study", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
     parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
+    parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Reads, judges, prints; 0 usable, 2 unusable."""
+    identity = from_flag(args.hash_uids)
+    name = args.study if identity is None else identity.text(args.study)
     try:
-        volume = read_study(args.study, series=args.series)
+        volume = read_study(args.study, series=args.series, identity=identity)
     except StudyError as error:
-        report: dict[str, Any] = {"study": args.study, "usable": False, "warnings": [], "errors": [str(error)]}
+        report: dict[str, Any] = {"study": name, "usable": False, "warnings": [], "errors": [str(error)]}
     else:
-        report = describe(args.study, volume, assess(volume))
+        report = describe(name, volume, assess(volume))
     if args.json:
         json.dump(report, sys.stdout, indent=2)
         print()

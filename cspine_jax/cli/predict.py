@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from cspine_jax import progress
+from cspine_jax.cli import HASH_UIDS
+from cspine_jax.ct.identity import from_flag
 from cspine_jax.errors import ConfigError, CspineError, StudyError
 
 
@@ -13,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study: folder of DICOM files")
     parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="workdir of a trained Type 3 run")
     parser.add_argument("--out", required=True, help="folder of findings.json a study, predictions.csv, submission.csv")
+    parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
         "--batch", type=int, default=0, help="slices at once (default: data.eval_batch_size of the run)"
     )
@@ -27,15 +30,17 @@ def run(args: argparse.Namespace) -> int:
     from cspine_jax.inference.run import SliceRun
 
     model, out = SliceRun(args.checkpoint, args.batch), Path(args.out)
+    identity = from_flag(args.hash_uids)
     done: dict[str, Findings] = {}
     bad = 0
     try:
         for study in progress.bar(args.studies, what="predict", unit="study"):
+            name = study if identity is None else identity.text(study)
             try:
-                found = predict_study(model, study)
+                found = predict_study(model, study, identity)
                 folder = folder_name(found.study_uid)
                 if folder in done:
-                    raise StudyError(f"{study}: StudyInstanceUID {found.study_uid} was given twice; give it once")
+                    raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
             except CspineError as error:
                 bad += 1
                 print(f"cspine predict: left out: {error}", file=sys.stderr)

@@ -6,9 +6,10 @@ the most superior slice, rows advance towards the patient's back, columns toward
 back, z towards the head).
 """
 
+from cspine_jax.ct.identity import Identity
 from cspine_jax.ct.masks import read_mask
 from cspine_jax.ct.quality import Quality, assess
 from cspine_jax.ct.read import read_study
 from cspine_jax.ct.volume import Resampling, Volume
 
-__all__ = ["Quality", "Resampling", "Volume", "assess", "read_mask", "read_study"]
+__all__ = ["Identity", "Quality", "Resampling", "Volume", "assess", "read_mask", "read_study"]

@@ -1,12 +1,15 @@
 """A study on disk -> `Volume`."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from cspine_jax.ct import geometry, headers, limits, nifti, pixels, resample, series, sources
 from cspine_jax.ct.hu import undo_inversion
+from cspine_jax.ct.identity import Identity
 from cspine_jax.ct.volume import Resampling, Volume
 from cspine_jax.errors import StudyError
 
@@ -18,6 +21,7 @@ def read_study(
     regular: bool = True,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    identity: Identity | None = None,
 ) -> Volume:
     """Reads a CT study.
 
@@ -33,6 +37,7 @@ def read_study(
             every voxel as stored: a tilt is then in the affine, and gaps are only named in the warnings.
         workers: slices decoded at the same time; None for one a core.
         progress: called with (slices done, slices in all).
+        identity: hashes the UIDs of the volume and of all warnings and errors; None leaves them as they are.
 
     Returns:
         The volume.
@@ -41,10 +46,12 @@ def read_study(
         StudyError: the study cannot be read, or not read right; one line names the file, the value and the fix.
     """
     where = os.fspath(path)
+    if identity is not None:
+        return _read_hashed(where, series, regular, workers, progress, identity)
     try:
         if nifti.is_nifti(where):
             return nifti.read_nifti(where)
-        return _read(where, series, regular, workers, progress)
+        return _read(where, series, regular, workers, progress, [])
     except (ArithmeticError, AttributeError, LookupError, RuntimeWarning, TypeError, ValueError) as error:
         # Damaged headers hold anything. What no check has a name for yet must not end a batch after six hours.
         raise StudyError(
@@ -52,12 +59,50 @@ def read_study(
         ) from error
 
 
-def _read(
-    where: str, series: str | None, regular: bool, workers: int | None, progress: Callable[[int, int], None] | None
+def _read_hashed(
+    where: str,
+    series: str | None,
+    regular: bool,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+    identity: Identity,
 ) -> Volume:
-    """`read_study` of anything but NIfTI."""
+    """`read_study` with every UID replaced."""
+    known = [Path(where).name.removesuffix(".gz").removesuffix(".nii").removesuffix(".zip")]
+    known = [name for name in known if name.count(".") > 1]  # a folder of another name is no UID
+    try:
+        if nifti.is_nifti(where):
+            volume = nifti.read_nifti(where)
+            known.append(volume.study_uid)
+        else:
+            volume = _read(where, series, regular, workers, progress, known)
+    except StudyError as error:
+        raise StudyError(identity.text(str(error), known)) from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeWarning, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{identity.text(where, known)}: damaged headers ({type(error).__name__} while reading); "
+            "export the study again"
+        ) from None
+    return dataclasses.replace(
+        volume,
+        study_uid=identity.uid(volume.study_uid),
+        series_uid=identity.uid(volume.series_uid),
+        warnings=tuple(identity.text(note, known) for note in volume.warnings),
+    )
+
+
+def _read(
+    where: str,
+    series: str | None,
+    regular: bool,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+    uids: list[str],
+) -> Volume:
+    """`read_study` of anything but NIfTI; `uids` gathers the UIDs that its messages may hold."""
     found = sources.entries(where)
     images, left_out, warnings = headers.read_headers(found)
+    uids += {uid for image in images for uid in (image.study_uid, image.series_uid)}
     chosen, notes = _choose(images, where, series, left_out)
     warnings += notes
     stack = geometry.arrange(chosen.headers, where)

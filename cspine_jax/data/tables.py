@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cspine_jax.anatomy import TARGETS
+from cspine_jax.ct.identity import Identity
 from cspine_jax.data.folds import assign_folds
 from cspine_jax.errors import DataError
 
@@ -32,6 +33,7 @@ class StudyEntry:
         boxes: (slice_number, x, y, width, height) in native pixels, in table order.
         mask: NIfTI segmentation, or None.
         fold: test fold of the study; -1 without labels.
+        identity: where UIDs are hashed, what hashes them; `uid` is hashed then, `folder` and `mask` are as on disk.
     """
 
     uid: str
@@ -40,6 +42,11 @@ class StudyEntry:
     boxes: tuple[tuple[float, ...], ...]
     mask: Path | None
     fold: int
+    identity: Identity | None = None
+
+    def said(self, text: str) -> str:
+        """A message about the study, without its true UID where that is hashed."""
+        return text if self.identity is None else self.identity.text(text, [self.folder.name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +123,17 @@ def read_tables(manual_dir: str | Path, num_folds: int = 5) -> Tables:
         notes=tuple(sorted(notes, key=lambda note: (note.uid, note.what))),
         unlabelled=sum(study.labels is None for study in studies),
         fingerprint=_fingerprint(root, masks),
+    )
+
+
+def hashed(tables: Tables, identity: Identity) -> Tables:
+    """The tables with every UID hashed; labels, boxes, masks and folds were matched by the true ones."""
+    studies = [dataclasses.replace(entry, uid=identity.uid(entry.uid), identity=identity) for entry in tables.studies]
+    notes = [Note(identity.uid(n.uid), n.what, identity.text(n.reason, [n.uid])) for n in tables.notes]
+    return dataclasses.replace(
+        tables,
+        studies=tuple(sorted(studies, key=lambda entry: entry.uid)),
+        notes=tuple(sorted(notes, key=lambda note: (note.uid, note.what))),
     )
 
 

@@ -8,24 +8,25 @@ import numpy as np
 
 from cspine_jax import __version__, aggregation
 from cspine_jax.anatomy import VERTEBRAE
-from cspine_jax.ct import Volume, read_study
+from cspine_jax.ct import Identity, Volume, read_study
 from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
 from cspine_jax.inference.run import SliceRun
 from cspine_jax.metrics import score_optimal
 
 
-def predict_study(run: SliceRun, path: str | os.PathLike) -> Findings:
+def predict_study(run: SliceRun, path: str | os.PathLike, identity: Identity | None = None) -> Findings:
     """Reads a study and predicts it.
 
     Args:
         run: the loaded model.
         path: as `cspine_jax.ct.read_study` takes it.
+        identity: hashes the UIDs; None keeps them.
 
     Raises:
         StudyError: the study cannot be read.
     """
     started = time.perf_counter()
-    volume = read_study(path)
+    volume = read_study(path, identity=identity)
     return findings_of(run, volume, time.perf_counter() - started)
 
 
