@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
             },
             "volume": {"spacing_mm": 1.0, "depth": 80, "height": 80, "width_px": 80, "levels": 3},
             "optim": {"lr": 2e-3, "warmup": 0.1, "weight_decay": 1e-4},
-            "train": {"total_steps": 1600, "eval_steps": 200, "log_steps": 25, "checkpoint_steps": 100, "patience": 0},
+            "train": {"total_steps": 1300, "eval_steps": 200, "log_steps": 25, "checkpoint_steps": 100, "patience": 0},
         }
     )

@@ -182,7 +182,7 @@ class VolumeConfig:
     Volumes at `spacing_mm`; training crops of `depth` x `height` x `width` voxels, read with `margin` more on each
     side so that turning them brings no air in. `width` features at the finest of `levels` levels, doubling up to
     `max_width`; `light` spends little on the finest level. `offset_weight` is the weight of the votes for the
-    vertebra's centre (task "spine").
+    vertebra's centre (task "spine"), `background_weight` that of the background in the cross-entropy.
 
     Strengths of the variation, 0 for off: `rotation` degrees, `zoom` and `stretch` (one axis against another) as
     fractions, `elastic_mm`; `blur_mm` in-plane, `slice_mm` thickest slices; `contrast` of soft tissue and bone as a
@@ -199,6 +199,7 @@ class VolumeConfig:
     max_width: int = 128
     light: bool = False
     offset_weight: float = 1.0
+    background_weight: float = 0.1
     rotation: float = 15.0
     zoom: float = 0.2
     stretch: float = 0.12
@@ -224,6 +225,7 @@ class VolumeConfig:
                 )
         for name in ("margin", "offset_weight", "rotation", "elastic_mm", "blur_mm", "slice_mm", "bias_hu", "noise_hu"):
             _at_least(self, name, 0)
+        _between(self, "background_weight", 0.001, 1.0)
         for name in ("zoom", "stretch", "contrast"):
             _between(self, name, 0.0, 0.9)
         _between(self, "streaks", 0.0, 1.0)

@@ -16,7 +16,7 @@ from cspine_jax.losses import segmentation_loss
 from cspine_jax.models.layers3d import PACK
 from cspine_jax.models.spine import NUM_COLOURS, RefineNet, colour_of
 from cspine_jax.training.task import Parts
-from cspine_jax.training.volume_task import VolumeTask, overlap
+from cspine_jax.training.volume_task import VolumeTask, class_weights, overlap
 
 ROUGH = 4
 """Voxels of the rough map per fine voxel, along each axis."""
@@ -34,14 +34,15 @@ class RefineTask(VolumeTask):
         logits = model(x, rough_colours(labels, key), train)["logits"]
         truth = colour_of(labels)
         known = valid.astype(jnp.float32)
-        total, weight, parts = segmentation_loss(logits, truth, known, self._config.loss.segmentation)
+        weights = class_weights(1 + NUM_COLOURS, self._config.volume.background_weight)
+        total, weight, parts = segmentation_loss(logits, truth, known, self._config.loss.segmentation, weights)
         common, both = overlap(logits.argmax(-1), truth, 1 + NUM_COLOURS)
         return total, weight, parts, {"common": common, "all": both}
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
-        """Dice over the three colours, all validation voxels together."""
+        """Dice over the three colours, all validation voxels together: `dice_colours`."""
         common, both = table["common"].sum(0)[1:], table["all"].sum(0)[1:]
-        return {"dice": float(2 * common.sum() / both.sum()) if both.sum() else float("nan")}
+        return {"dice_colours": float(2 * common.sum() / both.sum()) if both.sum() else float("nan")}
 
 
 def rough_colours(labels: jax.Array, key: jax.Array | None) -> jax.Array:

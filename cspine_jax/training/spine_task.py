@@ -10,7 +10,7 @@ from cspine_jax.losses import segmentation_loss
 from cspine_jax.models.layers3d import PACK, pack
 from cspine_jax.models.spine import OFFSET_UNIT_MM, SpineNet
 from cspine_jax.training.task import Parts
-from cspine_jax.training.volume_task import VolumeTask, overlap
+from cspine_jax.training.volume_task import VolumeTask, class_weights, overlap
 
 
 class SpineTask(VolumeTask):
@@ -25,29 +25,31 @@ class SpineTask(VolumeTask):
         out = model(x, train)
         coarse = majority(labels)
         known = valid.astype(jnp.float32)
-        total, weight, parts = segmentation_loss(out["logits"], coarse, known, self._config.loss.segmentation)
-        step_mm = PACK * self._config.volume.spacing_mm
+        config = self._config.volume
+        weights = class_weights(NUM_LABELS, config.background_weight)
+        total, weight, parts = segmentation_loss(out["logits"], coarse, known, self._config.loss.segmentation, weights)
+        step_mm = PACK * config.spacing_mm
         truth, bone = centre_offsets(coarse, step_mm)
         error = jnp.abs(out["offsets"] - truth)
         each = (jnp.where(bone[..., None], error, 0.0).sum((1, 2, 3, 4))) / jnp.maximum(3 * bone.sum((1, 2, 3)), 1)
         votes = (each * known).sum()
         parts = {**parts, "vote_mm": (votes, weight)}
-        total = total + self._config.volume.offset_weight * votes / OFFSET_UNIT_MM
+        total = total + config.offset_weight * votes / OFFSET_UNIT_MM
         common, both = overlap(out["logits"].argmax(-1), coarse, NUM_LABELS)
         return total, weight, parts, {"common": common, "all": both, "vote_mm": each}
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
-        """Dice of C1..C7 over all validation voxels and their mean, Dice of bone of any level is in the loss."""
+        """Mean Dice of C1..C7 over all validation voxels, `dice_c1_c7`."""
         return dice_figures(table)
 
 
 def dice_figures(table: dict[str, np.ndarray]) -> dict[str, float]:
-    """`dice` (mean over C1..C7) from the voxel counts of a pass; NaN where none of a level was seen."""
+    """`dice_c1_c7` (mean over C1..C7) from the voxel counts of a pass; NaN where none of a level was seen."""
     common, both = table["common"].sum(0), table["all"].sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         dice = 2 * common / both
     cervical = dice[1:8]
-    return {"dice": float(np.nanmean(cervical)) if np.isfinite(cervical).any() else float("nan")}
+    return {"dice_c1_c7": float(np.nanmean(cervical)) if np.isfinite(cervical).any() else float("nan")}
 
 
 def majority(labels: jax.Array) -> jax.Array:

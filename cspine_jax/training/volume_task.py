@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cspine_jax.augment3d import prepare3d
@@ -21,6 +22,10 @@ class VolumeTask:
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
 
     def _build(self, key: jax.Array) -> Any:
+        raise NotImplementedError
+
+    def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
+        """Figures of a whole pass, on the host."""
         raise NotImplementedError
 
     def _judge(
@@ -53,6 +58,11 @@ class VolumeTask:
     def packed(self, params: Any, stats: Any, image: jax.Array) -> dict[str, jax.Array]:
         """The bare network on a packed image `[B, d, h, w, 8]` (and what else it reads as further channels)."""
         return nnx.merge(self._graph, params, stats).packed(image)
+
+
+def class_weights(classes: int, background: float) -> jax.Array:
+    """Float32 `[classes]`: `background`, then ones. Bone is a twentieth of a neck; unweighted it is learnt late."""
+    return jnp.ones(classes).at[0].set(background)
 
 
 def overlap(guess: jax.Array, truth: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
