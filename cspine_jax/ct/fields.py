@@ -28,6 +28,7 @@ TAGS: dict[str, int] = {
     "SliceThickness": 0x00180050,
     "KVP": 0x00180060,
     "TriggerTime": 0x00181060,
+    "GantryDetectorTilt": 0x00181120,
     "ReconstructionDiameter": 0x00181100,
     "ConvolutionKernel": 0x00181210,
     "ContrastBolusAgent": 0x00180010,

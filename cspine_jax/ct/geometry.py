@@ -208,7 +208,10 @@ def _pixel_spacing(headers: Sequence[SliceHeader]) -> tuple[float, float]:
     first = headers[0].spacing
     for header in headers:
         if header.spacing is None:
-            raise StudyError(f"{header.name}: PixelSpacing is missing: sizes in mm are unknown; export the study again")
+            raise StudyError(
+                f"{header.name}: PixelSpacing is missing (ImagerPixelSpacing is the detector's): sizes in mm are "
+                "unknown; export the study again"
+            )
         if not all(0.01 <= side <= 100 for side in header.spacing):
             raise StudyError(f"{header.name}: PixelSpacing {header.spacing}: must be 0.01 to 100 mm; export again")
         if first is not None and not np.allclose(header.spacing, first, rtol=1e-3):
@@ -265,9 +268,15 @@ def _positions(headers: Sequence[SliceHeader], normal: np.ndarray, where: str, n
         found = np.array([header.position or (0.0, 0.0, 0.0) for header in headers], float)
         if known.sum() >= 2:
             line = np.polynomial.polynomial.polyfit(keys[known], found[known], 1)  # [2, 3]
-            found[~known] = (line[0] + keys[:, None] * line[1])[~known]
+            on_line = line[0] + keys[:, None] * line[1]
+            off = np.abs(on_line - found)[known].max()
+            if off > max(UNEVEN * float(np.linalg.norm(line[1])), ROUNDING_MM):
+                continue  # the others do not follow it: the missing ones need not either
+            found[~known] = on_line[~known]
             notes.append(f"ImagePositionPatient is missing in {len(missing)} slice(s): placed by {what}")
             return found
+        if known.any():
+            continue
         if what == "SliceLocation":
             notes.append(
                 "ImagePositionPatient is missing: slices ordered by SliceLocation, taken to rise towards the head"

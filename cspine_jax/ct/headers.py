@@ -84,6 +84,8 @@ class SliceHeader:
     transfer_syntax: str
     pixel_offset: int
     pixel_length: int | None
+    rescaled: bool = True
+    gantry_tilt: float | None = None
     marks: tuple[str, ...] = ()
     frame: int | None = None
     frame_bytes: int | None = None
@@ -300,6 +302,8 @@ def _build(entry: Entry, get: "Fields", syntax: str, offset: int, length: int | 
         transfer_syntax=syntax,
         pixel_offset=offset,
         pixel_length=length,
+        rescaled=intercept is not None,
+        gantry_tilt=get.spare("GantryDetectorTilt"),
         marks=get.marks(),
     )
 

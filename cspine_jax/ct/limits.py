@@ -9,6 +9,9 @@ MAX_ARCHIVE_BYTES = 16 << 30
 MAX_RATIO = 500
 """Times a zip member may grow; a CT slice grows two- to fourfold, an empty one a hundredfold."""
 
+MOST_AIR_HU = -200
+"""The darkest voxel of a CT in HU lies below this: there is air around or in every patient."""
+
 MAX_SIDE = 4_096
 """Rows or columns of an image."""
 

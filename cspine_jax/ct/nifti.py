@@ -98,9 +98,12 @@ def open_image(path: str | os.PathLike, what: str) -> Image:
         scale = float(image.dataobj.slope), float(image.dataobj.inter)
         affine = np.asarray(image.affine, np.float64)
         offset = int(image.dataobj.offset)
+        unit = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
         forms = [form for form in (_form(image, "sform"), _form(image, "qform")) if form is not None]
     except Exception as error:  # nibabel, zlib and the file system each have their own
         raise _unreadable(name, error) from None
+    if unit not in ("mm", "unknown"):
+        raise StudyError(f"{name}: its lengths are in {unit}; save it in mm")
     if dtype.kind not in "iufb":
         raise StudyError(f"{name}: {'colours' if dtype.names else dtype}: no {what} of numbers; convert it again")
     claimed = float(np.prod(shape, dtype=float))
@@ -205,7 +208,7 @@ def read_nifti(path: str | os.PathLike) -> Volume:
         if not np.isfinite(values).all():
             raise StudyError(f"{name}: holds values that are not numbers (NaN, infinity); convert the CT again")
         hu[:, :, index] = np.clip(np.rint(values), -32768, 32767)
-    if low > -200:
+    if low > limits.MOST_AIR_HU:
         raise StudyError(f"{name}: lowest value {low:g}: no air in it, so no HU; convert the CT again without scaling")
     if low < -32768 or high > 32767:
         warnings.append("HU beyond the int16 range were clipped")

@@ -40,6 +40,11 @@ def read_pixels(
                 "export the study uncompressed or as JPEG-Lossless"
             )
         if header.transfer_syntax in NATIVE:
+            if header.pixel_length is None:
+                raise StudyError(
+                    f"{header.name}: its pixels are compressed but its transfer syntax says that they are not; "
+                    "export the study again"
+                )
             _check_length(header)
     shape = (len(headers), headers[0].rows, headers[0].columns)
     if all(header.transfer_syntax in NATIVE for header in headers):

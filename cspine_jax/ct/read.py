@@ -120,6 +120,7 @@ def _read(
         if isinstance(image.entry, sources.MemoryEntry):
             image.entry.release()
     warnings += undo_inversion(hu, first)
+    warnings += _doubts(stack, hu)
     numbers = geometry.slice_numbers(stack.headers)
     plan, affine, notes = resample.plan(stack, where)
     if not regular:
@@ -213,6 +214,23 @@ def _compare_duplicates(stack: geometry.Stack, hu: np.ndarray) -> list[str]:
             )
     names = ", ".join(header.name for _, header in stack.duplicates[:4])
     return [f"dropped {len(stack.duplicates)} repeated image(s): {names}"]
+
+
+def _doubts(stack: geometry.Stack, hu: np.ndarray) -> list[str]:
+    """What the headers leave open, as warnings."""
+    notes = []
+    unscaled = [index for index, header in enumerate(stack.headers) if not header.rescaled]
+    if unscaled:
+        lowest = int(hu[unscaled].min())
+        wrong = f"; the lowest is {lowest}, so they are not" if lowest > limits.MOST_AIR_HU else ""
+        notes.append(f"RescaleIntercept is missing in {len(unscaled)} image(s): stored values taken as HU{wrong}")
+    tilt = max((abs(header.gantry_tilt or 0.0) for header in stack.headers), default=0.0)
+    upright = np.abs(stack.directions[0]).max() > np.cos(np.radians(1))
+    if tilt > 2 and upright and not stack.tilted:
+        notes.append(
+            f"GantryDetectorTilt {tilt:.1f} degrees but orientation and positions show none: taken as corrected already"
+        )
+    return notes
 
 
 def _spread(numbers: np.ndarray, plan: Resampling) -> np.ndarray:
