@@ -1,0 +1,96 @@
+"""`cspine segment`: the vertebrae of new studies, as masks, tables and a picture."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cspine_jax import __version__, progress
+from cspine_jax.cli import HASH_UIDS
+from cspine_jax.ct.identity import from_flag
+from cspine_jax.errors import CspineError, DataError, StudyError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of this verb."""
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
+    parser.add_argument(
+        "--out", required=True, help="folder of vertebrae.nii.gz, vertebrae.json, preview.png a study, and slices.csv"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that come with the package)")
+    parser.add_argument(
+        "--flip", action="store_true", help="also ask about the mirror image and average (twice as slow)"
+    )
+    parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
+    parser.add_argument("--json", action="store_true", help="print one JSON object a study instead of lines to read")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segments every study; a bad one is named and passed over. 0 if any could be used, else 2."""
+    import jax
+
+    from cspine_jax.ct import read_study
+    from cspine_jax.inference import weights
+    from cspine_jax.inference.findings import NOTE, folder_name
+    from cspine_jax.inference.vertebrae.files import REPORT, SLICES, write_slices, write_study
+    from cspine_jax.inference.vertebrae.segment import Segmenter
+
+    out, identity = Path(args.out), from_flag(args.hash_uids)
+    spine, refine, card = weights.load(args.weights)
+    segmenter = Segmenter(spine, refine, flip=args.flip)
+    note = f"{NOTE} {card.note}"
+    model = {"weights": card.name, "trained_on_phantoms_only": card.phantom, "flip": args.flip}
+    versions = {"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+    done: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
+    bad = 0
+    try:
+        for study in progress.bar(args.studies, what="segment", unit="study"):
+            name = study if identity is None else identity.text(study)
+            try:
+                started = time.perf_counter()
+                volume = read_study(study, identity=identity)
+                seconds = {"read": round(time.perf_counter() - started, 3)}
+                folder = folder_name(volume.study_uid)
+                if folder in done:
+                    raise StudyError(f"{name}: StudyInstanceUID {volume.study_uid} was given twice; give it once")
+                found = segmenter(volume)
+                report = write_study(
+                    out / folder,
+                    volume,
+                    found,
+                    note=note,
+                    model=model,
+                    versions=versions,
+                    seconds={**seconds, **found.seconds},
+                )
+            except CspineError as error:
+                bad += 1
+                print(f"cspine segment: left out: {error}", file=sys.stderr)
+                continue
+            except OSError as error:
+                raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
+            done[folder] = volume.study_uid, volume.slice_numbers, found.visibility
+            print(json.dumps(report, allow_nan=False) if args.json else _line(report))
+    finally:  # an interrupt keeps what is done
+        if done:
+            write_slices(out / SLICES, done.values())
+    if not done:
+        print(f"cspine segment: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
+        return 2
+    if not args.json:
+        print(f"{out / '<study>' / REPORT}: {len(done)} studies ({bad} left out); {out / SLICES}: v_ij of every slice")
+        print(note)
+    return 0
+
+
+def _line(report: dict[str, Any]) -> str:
+    levels = "  ".join(
+        f"{v['name']} {v['state']}" + ("" if v["state"] == "absent" else f" {v['confidence']:.2f}")
+        for v in report["vertebrae"]
+    )
+    warnings = "".join(f"\n  warning: {line}" for line in report["warnings"])
+    return f"{report['study_uid']}: {levels}{warnings}"

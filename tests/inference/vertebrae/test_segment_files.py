@@ -1,0 +1,94 @@
+"""`cspine segment` from DICOM to files, with networks that know the truth."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from oracles import Oracle, neck
+
+from cspine_jax.anatomy import VERTEBRAE
+from cspine_jax.cli import main
+from cspine_jax.ct import read_mask, read_study
+from cspine_jax.inference import weights
+from tests.ct.dicom_factory import write_series
+
+NOTE = "Trained on phantoms."
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A DICOM folder stored from the feet up, and its truth on the volume's grid."""
+    _, labels, spacing = neck()
+    rng = np.random.default_rng(1)
+    hu = np.where(labels > 0, 500, 0) + rng.integers(-150, 150, labels.shape)
+    hu[:, :2] = -1000 + rng.integers(0, 99, hu[:, :2].shape)
+    folder = tmp_path_factory.mktemp("studies") / "one"
+    write_series(folder, hu.astype(np.int16), spacing_mm=spacing, flips=(True, False, False))
+    return folder, labels
+
+
+@pytest.fixture
+def oracle(study, monkeypatch):
+    folder, labels = study
+    oracle = Oracle(labels, read_study(folder))
+    card = weights.Card("oracle", NOTE, True, {}, {})
+    monkeypatch.setattr(weights, "load", lambda path=None: (oracle.spine, oracle.refine, card))
+    return oracle
+
+
+def test_segment_writes_mask_report_table_and_picture(study, oracle, tmp_path, capsys):
+    folder, labels = study
+    empty = tmp_path / "bad"
+    empty.mkdir()
+    assert main(["segment", str(empty), str(folder), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "left out" in said.err and str(empty) in said.err
+    assert "C4 visible" in said.out and NOTE in said.out and "(1 left out)" in said.out
+    volume = read_study(folder)
+    (out,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    mask = read_mask(out / "vertebrae.nii.gz", volume)
+    for value in range(1, 8):
+        a, b = labels == value, mask == value
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.95
+    report = json.loads((out / "vertebrae.json").read_text())
+    assert NOTE in report["note"] and report["model"]["trained_on_phantoms_only"]
+    assert set(report["seconds"]) == {"read", "coarse", "naming", "fine", "masks"}
+    assert report["study_uid"] == volume.study_uid and report["grid"]["shape"] == list(volume.shape)
+    for vertebra in report["vertebrae"]:
+        where = np.argwhere(mask == report_value(report, vertebra["name"]))
+        np.testing.assert_allclose(vertebra["centroid"], where.mean(axis=0), rtol=1e-4)
+        mm = volume.affine @ [*where.mean(axis=0), 1]
+        np.testing.assert_allclose(vertebra["centroid_mm"], mm[:3], atol=0.01)
+        np.testing.assert_array_equal(vertebra["box"][0], where.min(axis=0))
+    assert (out / "preview.png").read_bytes().startswith(b"\x89PNG")
+    with open(tmp_path / "out" / "slices.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(labels) and rows[0]["slice_index"] == "0"
+    np.testing.assert_array_equal([int(row["slice_number"]) for row in rows], volume.slice_numbers)
+    v = np.array([[float(row[name]) for name in VERTEBRAE] for row in rows])
+    shown = np.stack([(labels == value).any(axis=(1, 2)) for value in range(1, 8)], axis=1)
+    assert ((v >= 0.5) == shown).mean() > 0.98
+
+
+def report_value(report, name):
+    return next(int(value) for value, other in report["mask"]["labels"].items() if other == name)
+
+
+def test_json_on_stdout_is_one_object_a_study(study, oracle, tmp_path, capsys):
+    assert main(["segment", str(study[0]), "--out", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [v["name"] for v in report["vertebrae"]][:7] == list(VERTEBRAE)
+
+
+def test_nothing_usable_is_an_error(oracle, tmp_path, capsys):
+    assert main(["segment", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "none of 1 studies could be used" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_hashed_uids_stand_in_every_file(study, oracle, tmp_path, capsys):
+    uid = read_study(study[0]).study_uid
+    assert main(["segment", str(study[0]), "--out", str(tmp_path), "--hash_uids=salt"]) == 0
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]
+    assert len(texts) == 2 and not any(uid in text for text in (*texts, capsys.readouterr().out))
