@@ -17,7 +17,9 @@ ALL = "all"
 FEW_SLICES, SHORT_MM = 16, 30.0
 """The quality gate refuses less (`quality.Limits`): whatever else a series promises, a larger one comes first."""
 
-_SCOUTS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM", "SCANO")
+_SCOUTS = frozenset(("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM", "SCANO"))
+_MAPS = frozenset("PERFUSION CBF CBV RCBF RCBV MTT TTP TMAX PERMEABILITY EFF_ATOMIC_NUM MAT_SPECIFIC".split())
+_PROJECTIONS = frozenset("MIP MINIP MAX_IP MIN_IP VRT SSD VOLUME_RENDER SURFACE_RENDER".split())
 _REPORTS = ("SCREEN", "DOSE", "PROT", "REPORT")
 
 
@@ -90,19 +92,17 @@ def choose(
         StudyError: no CT series with at least two slices, or images of several studies.
     """
     notes: list[str] = []
-    scouts = [header for header in headers if set(_SCOUTS) & set(header.image_type)]
-    reports = [header for header in headers if _is_report(header)]
-    images = [header for header in headers if not set(_SCOUTS) & set(header.image_type) and not _is_report(header)]
-    if scouts:
-        notes.append(f"left out {len(scouts)} localizer image(s): {_names([header.name for header in scouts])}")
-    if reports:
-        notes.append(f"left out {len(reports)} screen or dose report(s): {_names([header.name for header in reports])}")
+    kinds: dict[str, list[SliceHeader]] = {}
+    for header in headers:
+        kinds.setdefault(_kind(header), []).append(header)
+    images = kinds.pop("", [])
+    for kind, others in kinds.items():
+        notes.append(f"left out {len(others)} {kind}: {_names([header.name for header in others])}")
     if left_out:
         notes.append(f"left out {len(left_out)} file(s) that are no CT image: {_names(left_out)}")
     if not images:
-        named = [f"{each.name}: localizer" for each in scouts] + [f"{each.name}: report" for each in reports]
-        found = (list(left_out) + named)[0] if left_out or named else f"{where}: empty"
-        raise StudyError(f"{where}: no CT slices in it ({found}); give the folder of a CT study")
+        found = [*left_out, *(f"{each.name}: {kind}" for kind, others in kinds.items() for each in others)]
+        raise StudyError(f"{where}: no CT slices in it ({(found or ['empty'])[0]}); give the folder of a CT study")
     groups: dict[str, list[SliceHeader]] = {}
     for header in images:
         groups.setdefault("" if series == ALL else header.series_uid, []).append(header)
@@ -162,10 +162,18 @@ def kernel_sharpness(kernel: str) -> float:
     return float(philips.get(name, 40))
 
 
-def _is_report(header: SliceHeader) -> bool:
-    """Whether a CT image is a picture of text: it is derived, and its type says of what."""
-    words = " ".join(header.image_type[2:])
-    return header.image_type[:1] == ("DERIVED",) and any(word in words for word in _REPORTS)
+def _kind(header: SliceHeader) -> str:
+    """What a CT image is when it is no slice, by its ImageType; "" for a slice."""
+    values, derived = set(header.image_type), header.image_type[:1] == ("DERIVED",)
+    if values & _SCOUTS:
+        return "localizer image(s)"
+    if values & _MAPS:
+        return "map(s) of other quantities than HU"
+    if derived and values & _PROJECTIONS:
+        return "projection(s) or rendering(s)"
+    if derived and any(word in value for word in _REPORTS for value in header.image_type[2:]):
+        return "screen or dose report(s)"
+    return ""
 
 
 def _stacks(group: Sequence[SliceHeader]) -> list[Series]:

@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from cspine_jax.ct import read_study
 from cspine_jax.errors import StudyError
@@ -204,3 +205,19 @@ def test_damage_is_named(tmp_path, syntax):
 def test_the_affine_is_the_expected_one(tmp_path):
     _, multi = both(tmp_path)
     np.testing.assert_allclose(multi.affine, expected_affine(), atol=1e-5)
+
+
+def test_a_real_enhanced_ct(tmp_path):
+    """A perfusion map, by its frame type: left out as it is, read right once it says that it is an image."""
+    source = get_testdata_file("eCT_Supplemental.dcm")
+    assert "map(s) of other quantities than HU" in refusal(source)
+    dataset = pydicom.dcmread(source)
+    frame_type = dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence[0]
+    frame_type.FrameType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    dataset.save_as(tmp_path / "a.dcm")
+    volume = read_study(tmp_path / "a.dcm")
+    pixels = dataset.pixel_array.astype(np.int16) - 1024
+    np.testing.assert_array_equal(volume.hu, pixels[::-1, :, ::-1])  # feet first, columns towards the right
+    np.testing.assert_allclose(volume.spacing_mm, (10, 0.388672, 0.388672))
+    np.testing.assert_array_equal(volume.slice_numbers, [2, 1])
+    np.testing.assert_allclose(volume.affine[:3, 3], (99.5 - 511 * 0.388672, -301.5, -149))

@@ -247,3 +247,20 @@ def test_gated_phases_named_by_trigger_time(tmp_path):
     volume = read_study(tmp_path)
     np.testing.assert_array_equal(volume.hu, HU)
     assert len(volume.warnings) == 1 and "3 stacks in 1 series" in volume.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        (["DERIVED", "SECONDARY", "AXIAL", "MIP"], "projection"),
+        (["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"], "other quantities"),
+        (["ORIGINAL", "PRIMARY", "TOPOGRAM"], "localizer"),
+    ],
+)
+def test_a_thin_series_of_something_else_does_not_win(tmp_path, kind, word):
+    def edit(dataset, index):
+        dataset.ImageType = kind
+
+    write_series(tmp_path / "ct", HU)
+    write_series(tmp_path / "other", HU, spacing_mm=(0.3, 0.45, 0.4), series_uid="1.2.9", edit=edit)
+    check(tmp_path, warned=word)
