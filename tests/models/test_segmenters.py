@@ -1,0 +1,165 @@
+"""2D UNet, UNet on any backbone, inflated UNet: sizes, the paper's pieces, and that they learn a picture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cspine_jax.errors import ConfigError
+from cspine_jax.losses import segmentation_loss
+from cspine_jax.models import basic_cnn, create, names
+from cspine_jax.models.inflated import InflatedUNet, conv_planes, inflate
+from cspine_jax.models.unet2d import UNet2D, UpConv
+from cspine_jax.models.unet_encoder import EncoderUNet, decoder_plan
+
+basic_cnn.VARIANTS["tiny"] = basic_cnn.Config(widths=(8, 16), blocks=(0, 0))
+
+
+def shape_of(build, shape):
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    out = jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, jnp.zeros(shape))
+    assert out.dtype == jnp.float32
+    return out.shape
+
+
+def drawn(build, seed=0):
+    """Graph and a He-normal state drawn by numpy: compiling an initialisation costs more than the test."""
+    rng = np.random.default_rng(seed)
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def value(path, x):
+        if len(x.shape) > 1:
+            return jnp.asarray(rng.normal(size=x.shape) * np.sqrt(2 * x.shape[-2] / x.size), x.dtype)
+        return jnp.full(x.shape, "scale" in str(path) or "var" in str(path), x.dtype)
+
+    return graph, jax.tree_util.tree_map_with_path(value, state)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 50), (1, 200)])
+def test_unet2d_takes_any_size(size):
+    def build(rngs):
+        return UNet2D(in_channels=3, num_classes=20, width=4, rngs=rngs)
+
+    assert shape_of(build, (2, *size, 3)) == (2, *size, 20)
+
+
+def test_unet2d_is_the_papers():
+    """31.0 million parameters at width 64, as everywhere reported for one input channel and two classes."""
+    model = nnx.eval_shape(lambda: UNet2D(in_channels=1, num_classes=2, width=64, levels=4, rngs=nnx.Rngs(0)))
+    kernels = [x for x in jax.tree.leaves(nnx.state(model, nnx.Param)) if len(x.shape) == 4]
+    assert sum(x.size for x in kernels) == pytest.approx(31.03e6, rel=1e-3)
+    assert model.down[-1].conv2.kernel.shape == (3, 3, 1024, 1024)
+
+
+def test_padding_does_not_reach_an_image_that_needs_none():
+    graph, state = drawn(lambda rngs: UNet2D(in_channels=1, num_classes=3, width=2, levels=2, rngs=rngs))
+    run = jax.jit(lambda x: nnx.merge(graph, state)(x))
+    x = jnp.asarray(np.random.default_rng(0).random((1, 13, 10, 1)), jnp.float32)
+    by_hand = jnp.pad(x, ((0, 0), (0, 3), (0, 2), (0, 0)))
+    np.testing.assert_allclose(run(x), run(by_hand)[:, :13, :10], rtol=1e-5, atol=1e-6)
+
+
+def test_up_convolution_is_a_transposed_convolution():
+    graph, state = drawn(lambda rngs: UpConv(3, 5, dtype=None, rngs=rngs))
+    up = nnx.merge(graph, state)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 3)), jnp.float32)
+    kernel = up.conv.kernel[...].reshape(3, 2, 2, 5).transpose(1, 2, 0, 3)
+    expected = jax.lax.conv_transpose(x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    turned = jax.lax.conv_transpose(
+        x, kernel[::-1, ::-1], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=False
+    )
+    assert any(np.allclose(up(x), y, rtol=1e-5, atol=1e-5) for y in (expected, turned))
+
+
+def test_decoder_plan():
+    assert decoder_plan((2, 4, 8, 16, 32)) == (16, 8, 4, 2, 1)
+    assert decoder_plan((4, 8, 16)) == (8, 4, 2, 1)
+    assert decoder_plan((4, 8, 16, 32)) == (16, 8, 4, 2, 1)
+
+
+@pytest.mark.parametrize("backbone", names())
+def test_every_backbone_can_be_the_encoder(backbone):
+    def build(rngs):
+        return EncoderUNet(backbone, in_channels=5, num_classes=20, width=2, rngs=rngs)
+
+    assert shape_of(build, (1, 96, 80, 5)) == (1, 96, 80, 20)
+    assert shape_of(build, (1, 75, 100, 5)) == (1, 75, 100, 20)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_inflated_shapes(backbone):
+    def build(rngs):
+        return InflatedUNet(backbone, in_channels=1, num_classes=20, width=2, rngs=rngs)
+
+    assert shape_of(build, (1, 5, 70, 64, 1)) == (1, 5, 70, 64, 20)
+    with pytest.raises(ConfigError, match="only ResNets are inflated"):
+        nnx.eval_shape(lambda: InflatedUNet("basic_cnn", num_classes=3, rngs=nnx.Rngs(0)))
+
+
+def test_conv_planes_is_a_3d_convolution():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 4, 9, 8, 3)), rng.normal(size=(3, 3, 3, 3, 5))
+    x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 2, 2), [(1, 1)] * 3, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+    np.testing.assert_allclose(conv_planes(x, kernel, (2, 2), (1, 1)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_inflated_on_a_constant_stack_is_the_2d_network():
+    """Away from the ends (one slice an inflated convolution) every level of the pyramid equals the 2D network's."""
+    from cspine_jax.models import resnet
+
+    resnet.VARIANTS["resnet_tiny"] = resnet.Config(blocks=(1,), bottleneck=False, width=4)
+    try:
+        flat, params = drawn(lambda r: create("resnet_tiny", in_channels=1, features_only=True, rngs=r))
+        encoder = nnx.merge(flat, params)
+        deep = InflatedUNet("resnet_tiny", num_classes=2, width=2, rngs=nnx.Rngs(0))
+        deep.encoder = inflate(nnx.clone(encoder))
+        picture = jnp.asarray(np.random.default_rng(0).random((1, 32, 24, 1)), jnp.float32)
+        expected = jax.jit(lambda x: encoder(x))(picture)
+        stack = jnp.broadcast_to(picture[:, None], (1, 9, 32, 24, 1))
+        got = jax.jit(lambda x: deep.pyramid(x))(stack)
+    finally:
+        del resnet.VARIANTS["resnet_tiny"]
+    assert len(got) == len(expected) == 2
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one[:, 4], other, rtol=1e-4, atol=1e-5)
+        assert np.abs(np.asarray(one[:, 0] - other)).max() > 1e-3  # the ends see zeros
+
+
+@pytest.mark.parametrize("network", ["unet2d", "encoder"])
+def test_learns_to_outline_a_bright_square(network):
+    def build(rngs):
+        if network == "unet2d":
+            return UNet2D(in_channels=1, num_classes=3, width=4, levels=2, rngs=rngs)
+        return EncoderUNet("tiny", in_channels=1, num_classes=3, width=4, rngs=rngs)
+
+    rng = np.random.default_rng(0)
+    image, mask = rng.normal(0.2, 0.05, (8, 32, 32, 1)), np.zeros((8, 32, 32), int)
+    for k in range(8):
+        y, x = rng.integers(2, 18, 2)
+        mask[k, y : y + 12, x : x + 12] = 1 + k % 2
+        image[k, y : y + 12, x : x + 12] += 0.3 + 0.4 * (k % 2)
+    image, mask, known = jnp.asarray(image, jnp.float32), jnp.asarray(mask), jnp.ones(8)
+    graph, state = drawn(build)
+    params, stats = nnx.split_state(state, nnx.Param, ...)
+    optimizer = optax.adam(2e-2)
+
+    @jax.jit
+    def step(params, stats, opt):
+        def loss(params):
+            model = nnx.merge(graph, params, stats, copy=True)
+            total, weight, parts = segmentation_loss(model(image, train=True), mask, known, "dice_ce")
+            return total / weight, (nnx.state(model, nnx.BatchStat), parts["dice"][0] / weight)
+
+        (_, (new, dice)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt = optimizer.update(grads, opt)
+        return optax.apply_updates(params, updates), new, opt, dice
+
+    opt, dice = optimizer.init(params), jnp.ones(())
+    for _ in range(100):
+        params, stats, opt, dice = step(params, stats, opt)
+    assert float(dice) < 0.3
