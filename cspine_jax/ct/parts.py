@@ -31,6 +31,9 @@ OTHER_SPACING = 0.25
 
 RUN = 8
 
+MISSING = 2.5
+"""A spacing up to so many times the other, at the same slice thickness, is that of a stack which lost slices."""
+
 _SAME_COSINE = 0.01
 _SAME_PIXEL = 1e-3
 _SHOWN = ("AcquisitionNumber", "TemporalPositionIdentifier", "KVP", "ReconstructionDiameter", "SliceThickness")
@@ -177,11 +180,12 @@ def _by_blocks(headers: Sequence[SliceHeader]) -> list[Part]:
     gaps = np.diff(depths[order][first_of])
     if not len(gaps):
         return [Part(tuple(headers))]
+    thickness = np.array([headers[i].thickness or 0.0 for i in order[first_of]])
     far = np.flatnonzero(gaps > max(FAR_MM, FAR_SLICES * float(np.median(gaps)))) + 1
     cuts: set[int] = set(far.tolist())
     bounds = [0, *far.tolist(), len(gaps) + 1]
     for low, high in itertools.pairwise(bounds):
-        cuts.update(low + cut for cut in _changes(gaps[low : high - 1]))
+        cuts.update(low + cut for cut in _changes(gaps[low : high - 1], thickness[low:high]))
     if not cuts:
         return [Part(tuple(headers))]
     edges = [0, *sorted(cuts), len(first_of)]
@@ -193,8 +197,8 @@ def _by_blocks(headers: Sequence[SliceHeader]) -> list[Part]:
     return parts
 
 
-def _changes(gaps: np.ndarray) -> list[int]:
-    """Slices at which another spacing begins that lasts."""
+def _changes(gaps: np.ndarray, thickness: np.ndarray) -> list[int]:
+    """Slices at which another spacing begins that lasts, and is not that of missing slices."""
     runs: list[list[int]] = []  # first and last gap
     for index, gap in enumerate(gaps):
         if runs and _alike(gap, float(np.median(gaps[runs[-1][0] : runs[-1][1] + 1]))):
@@ -205,7 +209,9 @@ def _changes(gaps: np.ndarray) -> list[int]:
     cuts = []
     for low, high in itertools.pairwise(lasting):
         before, after = (float(np.median(gaps[run[0] : run[1] + 1])) for run in (low, high))
-        if _alike(before, after):
+        thick = [float(np.median(thickness[run[0] + 1 : run[1] + 1])) for run in (low, high)]
+        same = abs(thick[0] - thick[1]) <= 0.1 * max(thick)
+        if _alike(before, after) or (same and max(before, after) <= MISSING * min(before, after)):
             continue
         if high[0] == low[1] + 1:  # the slice between them belongs to the finer one
             cuts.append(high[0] + (1 if before < after else 0))

@@ -209,7 +209,7 @@ def test_the_affine_is_the_expected_one(tmp_path):
 
 def test_a_real_enhanced_ct(tmp_path):
     """A perfusion map, by its frame type: left out as it is, read right once it says that it is an image."""
-    source = get_testdata_file("eCT_Supplemental.dcm")
+    source = str(get_testdata_file("eCT_Supplemental.dcm"))
     assert "map(s) of other quantities than HU" in refusal(source)
     dataset = pydicom.dcmread(source)
     frame_type = dataset.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence[0]

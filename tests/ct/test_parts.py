@@ -202,3 +202,22 @@ def test_reports_stored_as_ct_images_are_left_out(tmp_path, kind):
     volume = read_study(tmp_path)
     np.testing.assert_array_equal(volume.hu, HU)
     only_note(volume, "1 screen or dose report(s)", "report.dcm")
+
+
+@pytest.mark.parametrize("thinner", [False, True])
+def test_a_stretch_with_every_other_slice_missing_is_bridged_unless_its_slices_are_thicker(tmp_path, thinner):
+    hu = make_volume((60, 34, 40))
+
+    def edit(dataset, index):
+        dataset.SliceThickness = "0.625" if thinner and index < 30 else "1.25"
+
+    for k, file in enumerate(write_series(tmp_path, hu, edit=edit)):
+        if k > 30 and k % 2:
+            file.unlink()
+    volume = read_study(tmp_path)
+    if thinner:
+        np.testing.assert_array_equal(volume.hu, hu[:31])
+        only_note(volume, "block 1 of 2", "1.25 mm")
+    else:
+        assert volume.shape[0] == 59 and any("interpolated" in note for note in volume.warnings)
+        np.testing.assert_array_equal(volume.hu[:31], hu[:31])
