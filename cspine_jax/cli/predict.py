@@ -1,10 +1,10 @@
-"""`cspine predict`: fractures in new studies, with a trained Type 3 run."""
+"""`cspine predict`: fractures in new studies: the vertebrae first, then the slices."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from cspine_jax import progress
+from cspine_jax import __version__, progress
 from cspine_jax.cli import HASH_UIDS
 from cspine_jax.ct.identity import from_flag
 from cspine_jax.errors import ConfigError, CspineError, StudyError
@@ -12,8 +12,16 @@ from cspine_jax.errors import ConfigError, CspineError, StudyError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of this verb."""
-    parser.add_argument("studies", nargs="+", metavar="STUDY", help="a study: folder of DICOM files")
-    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", help="workdir of a trained Type 3 run")
+    parser.add_argument("studies", nargs="+", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="W",
+        help="workdir of a trained fracture run, or a file of `cspine weights export --fracture` (default: the "
+        "package's own, which has seen synthetic studies only)",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="of the vertebra networks (default: the package's own)")
+    parser.add_argument("--no_segment", action="store_true", help="leave the vertebrae to the slice model (Type 3)")
+    parser.add_argument("--masks", action="store_true", help="also write vertebrae.nii.gz, vertebrae.json, preview.png")
     parser.add_argument("--out", required=True, help="folder of findings.json a study, predictions.csv, submission.csv")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
@@ -30,6 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from cspine_jax.inference.run import SliceRun
 
     model, out = SliceRun(args.checkpoint, args.batch), Path(args.out)
+    if args.no_segment and model.needs_vertebrae:
+        raise ConfigError(
+            f"--no_segment: {model.name} is of Type {model.config.model.type}, which does not find vertebrae itself; "
+            "leave the flag out, or give a Type 3 run"
+        )
+    segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)
     done: dict[str, Findings] = {}
     bad = 0
@@ -37,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         for study in progress.bar(args.studies, what="predict", unit="study"):
             name = study if identity is None else identity.text(study)
             try:
-                found = predict_study(model, study, identity)
+                found = predict_study(model, study, identity, segmenter, keep)
                 folder = folder_name(found.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
@@ -59,6 +73,35 @@ def run(args: argparse.Namespace) -> int:
     print(f"{out / 'submission.csv'}: score-optimal p' = 2p/(1+p), for the RSNA metric only")
     print(next(iter(done.values())).note)
     return 0
+
+
+def _first_stage(args: argparse.Namespace, out: Path):
+    """The segmenter, and what writes its masks (None unless asked for)."""
+    import jax
+    import numpy as np
+
+    from cspine_jax.ct import Volume
+    from cspine_jax.inference import weights
+    from cspine_jax.inference.findings import NOTE, folder_name
+    from cspine_jax.inference.vertebrae.files import write_study
+    from cspine_jax.inference.vertebrae.result import Vertebrae
+    from cspine_jax.inference.vertebrae.segment import Segmenter
+
+    spine, refine, card = weights.load(args.weights)
+    versions = {"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+
+    def keep(volume: Volume, found: Vertebrae) -> None:
+        write_study(
+            out / folder_name(volume.study_uid),
+            volume,
+            found,
+            note=f"{NOTE} {card.note}",
+            model={"weights": card.name, "trained_on_phantoms_only": card.phantom},
+            versions=versions,
+            seconds=found.seconds,
+        )
+
+    return Segmenter(spine, refine), keep if args.masks else None
 
 
 def _line(found) -> str:

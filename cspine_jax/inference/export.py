@@ -1,4 +1,4 @@
-"""Two training runs -> one weights file."""
+"""Training runs -> weights files."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ import numpy as np
 from cspine_jax import __version__
 from cspine_jax.config import Config, from_dict, to_dict
 from cspine_jax.errors import DataError
+from cspine_jax.inference.run import from_folder
 from cspine_jax.inference.weights import CARD, TASKS, Card, flatten
 from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.sharding import place
@@ -50,14 +51,11 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
         metrics = workdir / "evaluation" / "metrics.json"
         figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         networks[kind] = {
-            "config": to_dict(config),
+            "config": _public(config),
             "step": step,
             "parameters": int(sum(x.size for x in jax.tree.leaves(params))),
             "figures": {key: figures[key] for key in ("data", "studies", "dice") if key in figures},
         }
-    lost = [key for key, x in arrays.items() if not np.isfinite(x).all()]
-    if lost:
-        raise DataError(f"{lost[0]}: values beyond half precision; train with weight decay")
     note = (
         "Vertebrae by research weights trained on synthetic studies (phantoms) only; not for clinical use."
         if phantom
@@ -65,13 +63,73 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
     )
     versions = {"cspine_jax": __version__, "jax": jax.__version__}
     card = Card(name, note, phantom, {**networks, **facts}, versions)
+    _write(Path(out), arrays, card)
+    return card
+
+
+def export_fracture(
+    run: str | Path,
+    out: str | Path,
+    *,
+    name: str,
+    field_mm: float | None,
+    slice_mm: float | None,
+    facts: Mapping[str, Any],
+) -> Card:
+    """Writes the best checkpoint of a fracture run as a file of half precision.
+
+    Args:
+        run: work folder of an evaluated run of task "fracture".
+        out: the `.npz` to write; its card goes beside it as `.json`.
+        name: of the weights.
+        field_mm: side of the square the run saw (median of its records), None if not known.
+        slice_mm: distance of its slices, None if not known.
+        facts: more for the card.
+
+    Returns:
+        The card.
+
+    Raises:
+        DataError: the folder holds no evaluated run.
+    """
+    loaded = from_folder(Path(run))
+    if not loaded.card.evaluated:
+        raise DataError(f"{run}: no evaluation/metrics.json, so no thresholds; run `launch.py --mode=evaluate` first")
+    arrays: dict[str, np.ndarray] = {}
+    for part, tree in (("params", loaded.params), ("stats", loaded.stats)):
+        arrays |= {k: np.asarray(x, np.float16) for k, x in flatten(tree, f"fracture/{part}").items()}
+    network = {
+        "config": _public(loaded.config),
+        "step": loaded.step,
+        "parameters": int(sum(x.size for x in jax.tree.leaves(loaded.params))),
+        "thresholds": loaded.card.thresholds,
+        "prevalence": loaded.card.prevalence.tolist(),
+        "field_mm": field_mm,
+        "slice_mm": slice_mm,
+    }
+    what = "synthetic studies (phantoms) only" if loaded.card.phantom else "the data of its run"
+    note = f"Fractures by research weights trained on {what}; not for clinical use."
+    versions = {"cspine_jax": __version__, "jax": jax.__version__}
+    card = Card(name, note, loaded.card.phantom, {"fracture": network, **facts}, versions)
+    _write(Path(out), arrays, card)
+    return card
+
+
+def _public(config: Config) -> dict[str, Any]:
+    """The configuration without the folders of the machine it ran on."""
+    values = to_dict(config)
+    return {**values, "data": {**values["data"], "root": "data", "data_dir": "", "manual_dir": ""}}
+
+
+def _write(out: Path, arrays: Mapping[str, np.ndarray], card: Card) -> None:
+    lost = [key for key, x in arrays.items() if not np.isfinite(x).all()]
+    if lost:
+        raise DataError(f"{lost[0]}: values beyond half precision; train with weight decay")
     text = json.dumps(dataclasses.asdict(card), indent=1)
-    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file:
         np.savez_compressed(file, **{CARD: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
     write_text(out.with_suffix(".json"), text + "\n")
-    return card
 
 
 def _run_config(kind: str, workdir: Path) -> Config:

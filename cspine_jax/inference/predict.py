@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -10,37 +11,69 @@ from cspine_jax import __version__, aggregation
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.ct import Identity, Volume, read_study
 from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
-from cspine_jax.inference.run import SliceRun
+from cspine_jax.inference.run import Card, SliceRun
+from cspine_jax.inference.vertebrae.result import Vertebrae
+from cspine_jax.inference.vertebrae.segment import Segmenter
 from cspine_jax.metrics import score_optimal
 
+AIR_HU = -1000
 
-def predict_study(run: SliceRun, path: str | os.PathLike, identity: Identity | None = None) -> Findings:
+
+FIELD_TOLERANCE = 1.15
+"""A field of view up to this much larger than in training is left as it is."""
+
+
+def predict_study(
+    run: SliceRun,
+    path: str | os.PathLike,
+    identity: Identity | None = None,
+    segmenter: Segmenter | None = None,
+    keep: Callable[[Volume, Vertebrae], None] | None = None,
+) -> Findings:
     """Reads a study and predicts it.
 
     Args:
         run: the loaded model.
         path: as `cspine_jax.ct.read_study` takes it.
         identity: hashes the UIDs; None keeps them.
+        segmenter: finds the vertebrae first (both stages); None leaves them to the slice model, which must be of
+            Type 3.
+        keep: called with the study and its vertebrae, e.g. to write masks.
 
     Raises:
         StudyError: the study cannot be read.
     """
     started = time.perf_counter()
     volume = read_study(path, identity=identity)
-    return findings_of(run, volume, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    vertebrae = None if segmenter is None else segmenter(volume)
+    if vertebrae is not None and keep is not None:
+        keep(volume, vertebrae)
+    return findings_of(run, volume, seconds, vertebrae)
 
 
-def findings_of(run: SliceRun, volume: Volume, seconds_to_read: float = 0.0) -> Findings:
+def findings_of(
+    run: SliceRun, volume: Volume, seconds_to_read: float = 0.0, vertebrae: Vertebrae | None = None
+) -> Findings:
     """Predicts every slice and aggregates by document B's formulas.
 
     Args:
         run: the loaded model.
         volume: the study.
         seconds_to_read: reported as it is.
+        vertebrae: of the study, from the segmentation; None takes the slice model's own.
     """
     started = time.perf_counter()
-    fracture, vertebra = run.slices(volume.hu)
-    cut = run.card.thresholds
+    notes: list[str] = []
+    cut = dict(run.card.thresholds)
+    if vertebrae is None:
+        fracture, vertebra = run.slices(volume.hu)
+    else:
+        hu, notes = field_of_training(run.card, volume, vertebrae.labels)
+        near = run.card.slice_mm / volume.spacing_mm[0] if run.card.slice_mm else 1
+        fracture, _ = run.slices(hu, vertebrae.visibility, stride=max(1, round(near)))
+        vertebra, cut["presence"] = vertebrae.visibility, 0.5
+        notes += list(vertebrae.warnings)
     p = aggregation.study_targets(fracture, vertebra, np.zeros(len(fracture), int), 1, cut["presence"])[0]
     on_slice = aggregation.slice_probability(fracture, vertebra, cut["presence"])
     numbers = [int(number) for number in volume.slice_numbers]
@@ -62,7 +95,7 @@ def findings_of(run: SliceRun, volume: Volume, seconds_to_read: float = 0.0) -> 
         ),
         spacing_mm=volume.spacing_mm,
         thresholds=dict(cut),
-        warnings=(*volume.warnings, *_warnings(run, levels)),
+        warnings=(*volume.warnings, *notes, *_warnings(run, levels)),
         model={
             "run": run.config.name,
             "step": run.step,
@@ -71,8 +104,40 @@ def findings_of(run: SliceRun, volume: Volume, seconds_to_read: float = 0.0) -> 
             "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
         },
         versions={"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
-        seconds={"read": round(seconds_to_read, 3), "predict": round(time.perf_counter() - started, 3)},
+        seconds={
+            "read": round(seconds_to_read, 3),
+            **({} if vertebrae is None else {"segment": round(sum(vertebrae.seconds.values()), 3)}),
+            "predict": round(time.perf_counter() - started, 3),
+        },
     )
+
+
+def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The square around the spine that is as large as what the slice model saw in training.
+
+    Args:
+        card: `field_mm`.
+        volume: the study.
+        labels: uint8 [D, H, W], its vertebrae.
+
+    Returns:
+        int16 [D, h, w] HU, air beyond the image; the whole image where the field of training is not known, no
+        vertebra was found, or the image is no larger. And one line that says what was done, if anything.
+    """
+    spacing, shape = volume.spacing_mm[1:], volume.shape[1:]
+    sides = [n * s for n, s in zip(shape, spacing, strict=True)]
+    neck = (labels > 0) & (labels <= len(VERTEBRAE))
+    if card.field_mm is None or not neck.any() or max(sides) <= FIELD_TOLERANCE * card.field_mm:
+        return volume.hu, []
+    windows, pads = [], []
+    for axis, (n, s) in enumerate(zip(shape, spacing, strict=True)):
+        rows = np.flatnonzero(neck.any(axis=(0, 2 - axis)))
+        length = max(1, round(card.field_mm / s))
+        low = round((rows[0] + rows[-1]) / 2 - length / 2)
+        windows.append(slice(max(0, low), min(n, low + length)))
+        pads.append((max(0, -low), max(0, low + length - n)))
+    hu = np.pad(volume.hu[:, windows[0], windows[1]], ((0, 0), *pads), constant_values=AIR_HU)
+    return hu, [f"fractures looked for in {card.field_mm:.0f} mm around the spine, as the model was trained"]
 
 
 def _known(value: float) -> float | None:

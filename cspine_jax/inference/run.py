@@ -1,4 +1,4 @@
-"""A finished training run, loaded once and asked about many studies."""
+"""A trained slice model, loaded once and asked about many studies: a run's own folder, or a weights file."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.config import Config, from_dict
 from cspine_jax.data.resize import resize_hu
 from cspine_jax.errors import ConfigError, DataError
+from cspine_jax.inference import weights
 from cspine_jax.inference.calibration import unweighted
 from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.sharding import place
@@ -31,80 +32,150 @@ class Card:
         prevalence: `[8]` in the validation studies; stands in the submission where the model has no answer.
         evaluated: False where the run has no `evaluation/metrics.json`: all of the above are then 0.5.
         phantom: the model has only seen synthetic studies.
+        field_mm: side of the square it saw in training (median), None where that is not known.
+        slice_mm: distance of its slices in training (median), None where that is not known.
     """
 
     thresholds: dict[str, float]
     prevalence: np.ndarray
     evaluated: bool
     phantom: bool
+    field_mm: float | None = None
+    slice_mm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What a folder or a file holds of a model: configuration, card, step, and the two trees of arrays."""
+
+    config: Config
+    card: Card
+    step: int
+    params: Any
+    stats: Any
 
 
 class SliceRun:
-    """A Type 3 slice model with the lowest validation loss of its run.
+    """A slice model of any Type.
 
     Args:
-        workdir: what `launch.py --workdir` was given: `config.json`, `checkpoints/` and, once evaluated,
-            `evaluation/metrics.json`.
+        source: what `launch.py --workdir` was given (`config.json`, `checkpoints/` and, once evaluated,
+            `evaluation/metrics.json`): the checkpoint with the lowest validation loss; or a file of `cspine weights
+            export --fracture`; or None for the one that comes with the package.
         batch: slices predicted at once; 0 for the run's `data.eval_batch_size`.
 
     Raises:
         DataError: it is not the folder of a run, or its checkpoint cannot be read.
-        ConfigError: the run's model is not of Type 3, so it cannot do without given vertebra probabilities.
     """
 
-    def __init__(self, workdir: str | Path, batch: int = 0):
-        self.workdir = Path(workdir)
-        self.config = _read_config(self.workdir)
-        if self.config.model.type != 3:
-            raise ConfigError(
-                f"{self.workdir}: model.type={self.config.model.type} reads vertebra probabilities that a new study "
-                "does not bring; give the workdir of a Type 3 run"
-            )
-        self.card = _read_card(self.workdir, self.config)
+    def __init__(self, source: str | Path | None = None, batch: int = 0):
+        if source is None or str(source).endswith(".npz"):
+            loaded = from_file(source)
+        else:
+            loaded = from_folder(Path(source))
+        self.name = str(source) if source else "the package's own weights"
+        self.config, self.card, self.step = loaded.config, loaded.card, loaded.step
         self._batch = batch or self.config.data.eval_batch_size
         self._placement = place()
+        self._params, self._stats = jax.device_put((loaded.params, loaded.stats), self._placement.replicated)
         task = SliceTask(self.config)
-        params, stats = abstract_state(lambda: task.init(jax.random.key(0)), self._placement)
-        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            self._params, self._stats, self.step = checkpoints.load_model(params, stats)
 
         def predict(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            return task.predict(params, stats, _without_truth(batch))[3]
+            return task.predict(params, stats, _without_truth(batch))[3]  # it brings `vertebra_probs`
 
         self._predict = jax.jit(predict, out_shardings=self._placement.replicated)
 
-    def slices(self, hu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def needs_vertebrae(self) -> bool:
+        """Types 1 and 2 do not say themselves which vertebra is where."""
+        return self.config.model.type != 3
+
+    def slices(
+        self, hu: np.ndarray, vertebra_probs: np.ndarray | None = None, stride: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of every slice of a study.
 
         Args:
             hu: int16 `[D, H, W]`, superior slice first, any in-plane size: resized as the run's records were.
+            vertebra_probs: float `[D, 7]`, v_ij from elsewhere; read by Type 2, passed through by Types 1 and 2.
+            stride: slices of this study between two slices of the run's records.
 
         Returns:
-            Clinical probabilities (the loss weight of positives undone): fracture `[D, 7]`, vertebra `[D, 7]`.
+            Clinical probabilities (the loss weight of positives undone): fracture `[D, 7]` (Type 1: its one value in
+            all seven), vertebra `[D, 7]`.
+
+        Raises:
+            ConfigError: a Type 1 or 2 model without `vertebra_probs`.
         """
+        if self.needs_vertebrae and vertebra_probs is None:
+            raise ConfigError(
+                f"{self.name}: model.type={self.config.model.type} does not find vertebrae itself; let the study be "
+                "segmented (leave out --no_segment), or give a Type 3 run"
+            )
         data = self.config.data
         if data.size:
             hu = resize_hu(hu, data.size)
-        steps = (np.arange(data.depth) - data.depth // 2) * data.stride
+        steps = (np.arange(data.depth) - data.depth // 2) * data.stride * stride
+        given = np.zeros((len(hu), NUM_VERTEBRAE)) if vertebra_probs is None else vertebra_probs
         fracture, vertebra = [], []
         for start in range(0, len(hu), self._batch):
             rows = np.minimum(np.arange(start, start + self._batch), len(hu) - 1)  # the last batch is padded
             near = np.clip(rows[:, None] + steps[None, :], 0, len(hu) - 1)
-            batch = {"image": hu[near], "valid": np.arange(start, start + self._batch) < len(hu)}
+            batch = {
+                "image": hu[near],
+                "valid": np.arange(start, start + self._batch) < len(hu),
+                "vertebra_probs": given[rows].astype(np.float32),
+            }
             out = jax.device_get(self._predict(self._params, self._stats, self._placement.put(batch)))
             valid = int(batch["valid"].sum())
             fracture.append(out["fracture_prob"][:valid])
             vertebra.append(out["vertebra_prob"][:valid])
         weight = self.config.loss.positive_weight
-        return unweighted(np.concatenate(fracture), weight), unweighted(np.concatenate(vertebra), weight)
+        f = unweighted(np.concatenate(fracture), weight)
+        own = given if self.needs_vertebrae else unweighted(np.concatenate(vertebra), weight)
+        return np.broadcast_to(f, (len(f), NUM_VERTEBRAE)), own
 
 
 def _without_truth(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The columns `SliceTask.predict` reads for its loss, which is thrown away here: all unknown."""
     one = jnp.zeros(len(batch["valid"]))
     seven = jnp.zeros((len(batch["valid"]), NUM_VERTEBRAE))
-    wide = dict.fromkeys(("presence", "fracture", "fracture_known", "vertebra_probs"), seven)
+    wide = dict.fromkeys(("presence", "fracture", "fracture_known"), seven)
     return {**batch, **wide, **dict.fromkeys(("presence_known", "slice_fracture", "slice_known"), one)}
+
+
+def from_folder(workdir: Path) -> Loaded:
+    """The best checkpoint of a run; see `SliceRun`."""
+    config = _read_config(workdir)
+    card = _read_card(workdir, config)
+    task = SliceTask(config)
+    params, stats = abstract_state(lambda: task.init(jax.random.key(0)), place())
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        params, stats, step = checkpoints.load_model(params, stats)
+    return Loaded(config, card, step, params, stats)
+
+
+def from_file(path: str | Path | None) -> Loaded:
+    """A weights file, or that of the package; see `SliceRun`."""
+    arrays, card = weights.read(path, weights.SHIPPED_FRACTURE)
+    facts = card.networks.get("fracture")
+    if not isinstance(facts, dict):
+        raise DataError(f"{card.name}: weights of another kind; give a file of `cspine weights export --fracture`")
+    try:
+        config = from_dict(facts["config"])
+        about = Card(
+            {level: float(facts["thresholds"][level]) for level in LEVELS},
+            np.array(facts["prevalence"], np.float64),
+            True,
+            card.phantom,
+            facts["field_mm"],
+            facts["slice_mm"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{card.name}: {error!r} missing in its card; export it again") from error
+    task = SliceTask(config)
+    params, stats = weights.trees("fracture", jax.eval_shape(lambda: task.init(jax.random.key(0))), arrays, card.name)
+    return Loaded(config, about, int(facts["step"]), params, stats)
 
 
 def _read_json(path: Path, fix: str) -> dict[str, Any]:

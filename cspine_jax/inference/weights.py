@@ -21,7 +21,7 @@ from cspine_jax.training.refine_task import RefineTask
 from cspine_jax.training.spine_task import SpineTask
 from cspine_jax.training.volume_task import VolumeTask
 
-SHIPPED = "vertebrae.npz"
+SHIPPED, SHIPPED_FRACTURE = "vertebrae.npz", "fracture.npz"
 TASKS: dict[str, type[VolumeTask]] = {"spine": SpineTask, "refine": RefineTask}
 CARD = "card.json"
 
@@ -64,11 +64,16 @@ def load(path: str | Path | None = None) -> tuple[Network, Network, Card]:
     return network_of("spine", arrays, card), network_of("refine", arrays, card), card
 
 
-def read(path: str | Path | None = None) -> tuple[dict[str, np.ndarray], Card]:
-    """The arrays (`spine/params/...`, `refine/stats/...`) and the card of a weights file; see `load`."""
-    name = str(path) if path else SHIPPED
+def read(path: str | Path | None = None, shipped: str = SHIPPED) -> tuple[dict[str, np.ndarray], Card]:
+    """The arrays (`spine/params/...`, `refine/stats/...`) and the card of a weights file; see `load`.
+
+    Args:
+        path: the file; None for one that comes with the package.
+        shipped: which of those.
+    """
+    name = str(path) if path else shipped
     try:
-        source = Path(path) if path else resources.files("cspine_jax.weights").joinpath(SHIPPED)
+        source = Path(path) if path else resources.files("cspine_jax.weights").joinpath(shipped)
         content = source.read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key != CARD}
@@ -89,18 +94,32 @@ def network_of(kind: str, arrays: Mapping[str, np.ndarray], card: Card) -> Netwo
     """
     task = TASKS[kind](_config(kind, card))
     shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-    trees = []
-    for name, tree in zip(("params", "stats"), shapes, strict=True):
-        wanted = flatten(tree, f"{kind}/{name}")
-        there = {key: x for key, x in arrays.items() if key.startswith(f"{kind}/{name}/")}
-        wrong = sorted({*wanted} ^ {*there}) or [k for k, x in wanted.items() if x.shape != there[k].shape]
-        if wrong:
-            raise DataError(f"{card.name}: {len(wrong)} arrays of {kind} do not fit its network, e.g. {wrong[0]}")
-        leaves = [there[key].astype(np.float32) for key in wanted]
-        trees.append(jax.tree.unflatten(jax.tree.structure(tree), leaves))
-    params, stats = jax.device_put(trees)
+    params, stats = jax.device_put(trees(kind, shapes, arrays, card.name))
     run = jax.jit(task.packed)
     return lambda image: run(params, stats, image)
+
+
+def trees(kind: str, shapes: Any, arrays: Mapping[str, np.ndarray], name: str) -> tuple[Any, Any]:
+    """(params, statistics) of one network out of a file's arrays, float32.
+
+    Args:
+        kind: "spine", "refine" or "fracture": the arrays' prefix.
+        shapes: the two trees as the network wants them (`jax.eval_shape`).
+        arrays: of the file.
+        name: of the weights, for messages.
+
+    Raises:
+        DataError: arrays are missing, left over or misshapen.
+    """
+    made = []
+    for part, tree in zip(("params", "stats"), shapes, strict=True):
+        wanted = flatten(tree, f"{kind}/{part}")
+        there = {key: x for key, x in arrays.items() if key.startswith(f"{kind}/{part}/")}
+        wrong = sorted({*wanted} ^ {*there}) or [k for k, x in wanted.items() if x.shape != there[k].shape]
+        if wrong:
+            raise DataError(f"{name}: {len(wrong)} arrays of {kind} do not fit its network, e.g. {wrong[0]}")
+        made.append(jax.tree.unflatten(jax.tree.structure(tree), [there[key].astype(np.float32) for key in wanted]))
+    return made[0], made[1]
 
 
 def flatten(tree: Any, prefix: str) -> dict[str, Any]:
