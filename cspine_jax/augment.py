@@ -52,22 +52,50 @@ def prepare(image: jax.Array, key: jax.Array | None, config: AugmentConfig, trai
         [B, H', W', D] float32; windowed 0..1 (noise, brightness and contrast may step a little outside). H' and W' are
         `cropped` H and W.
     """
+    return _prepare(image, None, key, config, train)[0]
+
+
+def prepare_with_mask(
+    image: jax.Array, mask: jax.Array, key: jax.Array | None, config: AugmentConfig, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    """`prepare` for segmentation: the mask makes every move that the image makes, read at the nearest pixel.
+
+    Args:
+        image: [B, D, H, W] int16 HU.
+        mask: [B, n, H, W] uint8 labels of n of the slices.
+        key: random key; read only when `train`.
+        config: window and strengths.
+        train: False windows, transposes and crops only.
+
+    Returns:
+        [B, H', W', D] float32 and [B, n, H', W'] int32. Beyond the rim of the image is background.
+    """
+    x, moved = _prepare(image, mask, key, config, train)
+    assert moved is not None
+    return x, moved
+
+
+def _prepare(
+    image: jax.Array, mask: jax.Array | None, key: jax.Array | None, config: AugmentConfig, train: bool
+) -> tuple[jax.Array, jax.Array | None]:
     x = window(jnp.transpose(image, (0, 2, 3, 1)), config)  # [B, H, W, D]
+    labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
     H, W = (cropped(n, config.crop) for n in x.shape[1:3])
-    if not train:
-        return centre(x, H, W)
-    if key is None:
-        raise ValueError("prepare(train=True) needs a key")
-    place, tone, grain = jax.random.split(key, 3)
-    if config.flip or config.rotation or config.zoom or config.shift:
-        air = window(jnp.full((), AIR_HU), config)
-        row, column = (centre(p, H, W) for p in sampling_positions(place, x.shape[:3], config))
-        x = resample(x, row, column, fill=air)
-    x = centre(x, H, W)
-    x = change_tone(x, tone, config)
-    if config.noise:
-        x = x + config.noise * hashed_noise(grain, x.shape)
-    return x
+    if train:
+        if key is None:
+            raise ValueError("prepare(train=True) needs a key")
+        place, tone, grain = jax.random.split(key, 3)
+        if config.flip or config.rotation or config.zoom or config.shift:
+            air = window(jnp.full((), AIR_HU), config)
+            row, column = (centre(p, H, W) for p in sampling_positions(place, x.shape[:3], config))
+            x = resample(x, row, column, fill=air)
+            labels = None if labels is None else resample_nearest(labels, row, column)
+        x = change_tone(centre(x, H, W), tone, config)
+        if config.noise:
+            x = x + config.noise * hashed_noise(grain, x.shape)
+    if labels is not None:
+        labels = jnp.transpose(centre(labels, H, W), (0, 3, 1, 2))
+    return centre(x, H, W), labels
 
 
 def cropped(side: int, share: float) -> int:
@@ -134,6 +162,28 @@ def resample(x: jax.Array, row: jax.Array, column: jax.Array, fill: jax.Array | 
         return above * (1 - down) + below * down
 
     return jax.vmap(one)(x, row, column)
+
+
+def resample_nearest(labels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Labels at the pixel nearest to each position, 0 outside the image.
+
+    Args:
+        labels: int [B, H, W, n].
+        row: [B, H', W'] positions in input pixels.
+        column: the same for columns.
+
+    Returns:
+        int [B, H', W', n].
+    """
+
+    def one(labels: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+        H, W, _ = labels.shape
+        i, j = jnp.round(row).astype(jnp.int32), jnp.round(column).astype(jnp.int32)
+        inside = (i >= 0) & (i < H) & (j >= 0) & (j < W)
+        taken = labels.at[jnp.clip(i, 0, H - 1), jnp.clip(j, 0, W - 1)].get(mode="promise_in_bounds")
+        return jnp.where(inside[:, :, None], taken, 0)
+
+    return jax.vmap(one)(labels, row, column)
 
 
 def change_tone(x: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:

@@ -137,7 +137,7 @@ class Experiment:
             assert result is not None  # only a stop gives a pass up, and nothing stops this one
             return result[1]
 
-        return Trained(self.workdir, step, params, stats, run)
+        return Trained(self.workdir, step, params, stats, run, self.placement)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -216,3 +216,31 @@ def test_mixing_shares_follow_their_distribution(alpha):
 def test_mixup_off_returns_the_batch():
     batch = {"image": jnp.ones((2, 2, 2, 1))}
     assert augment.mixup(batch, KEY, 0.0) is batch
+
+
+def test_the_mask_makes_every_move_of_the_image():
+    """HU that tell the label: after flip, rotation, zoom, shift and crop they still do, but for blended borders."""
+    labels = np.zeros((4, 1, 40, 48), np.uint8)
+    labels[:, :, 10:28, 12:30] = 3
+    labels[:, :, 14:20, 32:40] = 7
+    hu = (labels.astype(np.int16) * 100).repeat(3, axis=1)
+    config = AugmentConfig(
+        window_level=500.0, window_width=1000.0, rotation=20.0, zoom=0.2, shift=0.1, brightness=0.0, contrast=0.0,
+        noise=0.0, crop=0.8,
+    )  # fmt: skip
+    x, moved = jax.jit(lambda key: augment.prepare_with_mask(hu, labels, key, config, train=True))(jax.random.key(1))
+    assert x.shape == (4, 32, 32, 3) and moved.shape == (4, 1, 32, 32) and moved.dtype == jnp.int32
+    assert set(np.unique(moved)) == {0, 3, 7}
+    told = np.rint(np.asarray(x[..., 1]) * 10)
+    assert (told == np.asarray(moved[:, 0])).mean() > 0.85
+    assert (np.asarray(moved[0, 0]) != np.asarray(moved[1, 0])).any()  # each sample has moves of its own
+    still, kept = augment.prepare_with_mask(hu, labels, None, config, train=False)
+    np.testing.assert_array_equal(kept[:, 0], labels[:, 0, 4:36, 8:40])
+    np.testing.assert_array_equal(np.rint(np.asarray(still[..., 0]) * 10), kept[:, 0])
+    np.testing.assert_array_equal(augment.prepare(hu, None, config, train=False), still)
+
+
+def test_nearest_labels_by_hand():
+    labels = jnp.arange(1, 7).reshape(1, 2, 3, 1)
+    row, column = jnp.array([[[0.4, 0.6, -0.6]]]), jnp.array([[[0.4, 1.6, 0.0]]])
+    assert augment.resample_nearest(labels, row, column)[0, 0, :, 0].tolist() == [1, 6, 0]

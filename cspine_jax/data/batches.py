@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from cspine_jax.anatomy import LABEL_VALUES
 from cspine_jax.config import DataConfig
 from cspine_jax.data.probabilities import vertebra_probabilities
 from cspine_jax.data.slice_metadata import slice_metadata
@@ -29,6 +28,7 @@ class Batches:
     shows: ClassVar[str] = "a fracture"
     needs: ClassVar[str] = "label, mask or box"
     with_masks: ClassVar[bool] = False
+    whole_stack: ClassVar[bool] = False
 
     def __init__(self, table: SliceTable, config: DataConfig, training: bool = False):
         if table.pixels.channels:
@@ -76,7 +76,8 @@ class Batches:
             "valid": np.ones(len(records), bool) if valid is None else valid,
         }
         if self.with_masks:
-            batch["mask"] = np.stack(self.table.pixels.masks(records))
+            depth = self.config.depth if self.whole_stack else 1
+            batch["mask"] = self.table.read_mask_stacks(records, depth, self.config.stride)
         return batch
 
 
@@ -104,7 +105,7 @@ class VertebraBatches(Batches):
 
 
 class MaskBatches(Batches):
-    """For segmentation: `mask` uint8 [B, H, W] (0 background, 1..19 C1..T12), `mask_known` float32 [B]."""
+    """For segmentation: `mask` uint8 [B, 1, H, W] of the centre slice (1..19 are C1..T12), `mask_known` float32 [B]."""
 
     shows = "a cervical vertebra"
     needs = "mask"
@@ -122,17 +123,25 @@ class MaskBatches(Batches):
         self.table.check_shape(self.table.study[records])
 
 
-_TASKS = {"fracture": Batches, "vertebra": VertebraBatches, "segment2d": MaskBatches}
+class StackMaskBatches(MaskBatches):
+    """For segmentation of whole stacks: `mask` uint8 [B, D, H, W] of every slice of the image."""
 
-NUM_CLASSES = len(LABEL_VALUES) + 1
-"""Background, C1..C7, T1..T12."""
+    whole_stack = True
+
+
+_TASKS = {
+    "fracture": Batches,
+    "vertebra": VertebraBatches,
+    "segment2d": MaskBatches,
+    "segment_stack": StackMaskBatches,
+}
 
 
 def batches_for(task: str, table: SliceTable, config: DataConfig, training: bool = False) -> Batches:
     """The batches of a task on slices.
 
     Args:
-        task: "fracture", "vertebra" or "segment2d".
+        task: "fracture", "vertebra", "segment2d" or "segment_stack".
         table: the records.
         config: targets and probabilities.
         training: predicted vertebrae may stand in for a mask (`data.presence_from_probs`).

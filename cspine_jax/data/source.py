@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,14 +144,20 @@ class SliceTable:
         Raises:
             DataError: the studies differ in matrix size.
         """
+        return self._stacks(self.pixels.images, records, depth, stride)
+
+    def read_mask_stacks(self, records: np.ndarray, depth: int, stride: int = 1) -> np.ndarray:
+        """uint8 [B, D, H, W] vertebra labels, like `read_stacks`; zeros that mean nothing where `has_mask` is False."""
+        return self._stacks(self.pixels.masks, records, depth, stride)
+
+    def _stacks(self, read: Callable, records: np.ndarray, depth: int, stride: int) -> np.ndarray:
         rows = self.neighbours(records, depth, stride)
         unique, inverse = np.unique(rows, return_inverse=True)
         self.check_shape(self.study[unique])
-        images = self.pixels.images(unique)
-        shape = images[0].shape
-        stacks = np.empty((*rows.shape, *shape), np.int16)
-        for target, source in zip(stacks.reshape(-1, *shape), inverse.ravel(), strict=True):
-            target[...] = images[source]
+        planes = read(unique)
+        stacks = np.empty((*rows.shape, *planes[0].shape), planes[0].dtype)
+        for target, source in zip(stacks.reshape(-1, *planes[0].shape), inverse.ravel(), strict=True):
+            target[...] = planes[source]
         return stacks
 
     def read_study(self, study: int, rows: slice = slice(None)) -> np.ndarray:

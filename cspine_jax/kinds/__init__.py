@@ -9,6 +9,7 @@ from cspine_jax.kinds.kind import Kind, Trained
 _KINDS = {
     "fracture": "fracture.Fracture",
     "vertebra": "vertebra.Vertebra",
+    "segment2d": "segment2d.Segment2D",
     "spine": "volume.Spine",
     "refine": "volume.Refine",
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from cspine_jax import __version__
 from cspine_jax.config import Config
+from cspine_jax.training.sharding import Placement
 from cspine_jax.training.task import Batch, Loaders, Task
 
 
@@ -25,6 +26,7 @@ class Trained:
         stats: on the devices.
         run: runs the task's `predict` over host batches of one shape. Gives the host table of every output and every
             batch column of at most two axes, [N, ...], padding removed.
+        placement: the devices.
     """
 
     workdir: Path
@@ -32,6 +34,7 @@ class Trained:
     params: Any
     stats: Any
     run: Callable[[Iterable[Batch]], dict[str, np.ndarray]]
+    placement: Placement
 
     @property
     def facts(self) -> dict[str, str]:

@@ -37,6 +37,11 @@ class Records:
         """Such as "3 train, 1 validation, 1 test"."""
         return ", ".join(f"{len(studies)} {part}" for part, studies in self.parts.items())
 
+    def masked(self, part: str) -> np.ndarray:
+        """The studies of a part that have a mask."""
+        studies = self.parts[part]
+        return studies[self.table.has_mask[studies]]
+
     @property
     def part_of(self) -> np.ndarray:
         """Str [S]: the part of each study, "none" for those in no part."""

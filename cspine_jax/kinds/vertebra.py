@@ -48,21 +48,16 @@ class Vertebra(Kind):
     def prepare(self) -> None:
         """Finds or makes the records; refuses parts without any mask, which is the truth here."""
         for part in ("train", "validation", "test"):
-            if not self.masked(part).size:
+            if not self.data.masked(part).size:
                 raise DataError(
                     f"{self.data.table.path}: no {part} study has a mask to learn vertebrae from; use more studies or "
                     "another data.fold"
                 )
 
-    def masked(self, part: str) -> np.ndarray:
-        """The studies of a part that have a mask; the others say nothing of vertebrae."""
-        studies = self.data.parts[part]
-        return studies[self.data.table.has_mask[studies]]
-
     def loaders(self) -> Loaders:
         """Shuffled slices of the masked training studies; all slices of the masked validation studies."""
         table, config, seed = self.data.table, self.config.data, self.config.seed
-        train, validation = self.masked("train"), self.masked("validation")
+        train, validation = self.data.masked("train"), self.data.masked("validation")
         return Loaders(
             train=lambda: train_batches(table, config, seed, studies=train, task=TASK, **shard()),
             train_examples=len(train_records(table, config, train, task=TASK)),
@@ -71,7 +66,7 @@ class Vertebra(Kind):
 
     def about(self, loaders: Loaders) -> str:
         """Studies with a mask of each part, and slices."""
-        counts = ", ".join(f"{len(self.masked(part))} {part}" for part in self.data.parts)
+        counts = ", ".join(f"{len(self.data.masked(part))} {part}" for part in self.data.parts)
         return f"{counts} studies with a mask; {loaders.train_examples} training slices"
 
     def evaluate(self, model: Trained) -> dict[str, Any]:
@@ -81,7 +76,7 @@ class Vertebra(Kind):
         """
         data, config = self.data, self.config
         metrics = evaluate_presence(
-            {part: self._split(model, self.masked(part)) for part in ("validation", "test")},
+            {part: self._split(model, self.data.masked(part)) for part in ("validation", "test")},
             config.eval,
             model.workdir / "evaluation",
             phantom=data.phantom,

@@ -11,6 +11,7 @@ import pytest
 from cspine_jax.config import DataConfig
 from cspine_jax.data.build import build
 from cspine_jax.data.loader import eval_batches, split_studies, train_batches, train_records
+from cspine_jax.data.slice_metadata import slice_metadata
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError, DataError
 from tests.data.rsna_folder import make, write_dicom
@@ -196,3 +197,37 @@ def test_mixed_sizes_are_refused_before_training(tmp_path, folder):
     table = SliceTable.open(build(root, tmp_path / "out", workers=1).path)
     with pytest.raises(DataError, match=r"1\.2\.102 is 24x30.*data\.size"):
         train_batches(table, CONFIG, seed=0, studies=np.arange(10))
+
+
+def test_batches_of_each_task_hold_what_the_records_say(folder, table):
+    _, made = folder
+    (vertebra,) = take(train_batches(table, CONFIG, seed=3, task="vertebra"), 1)
+    assert set(vertebra) == {"image", "presence", "presence_known", "metadata", "study", "index", "valid"}
+    assert vertebra["presence_known"].all() and vertebra["metadata"].shape == (8, 6)
+    for task, count in (("segment2d", 1), ("segment_stack", 3)):
+        (batch,) = take(train_batches(table, CONFIG, seed=3, task=task), 1)
+        assert set(batch) == {"image", "mask", "mask_known", "study", "index", "valid"}
+        assert batch["mask"].shape == (8, count, 24, 20) and batch["mask"].dtype == np.uint8
+        for row, (study, index) in enumerate(keys([batch])):
+            mask = made[str(table.uids[study])].mask
+            near = np.clip([index - 1, index, index + 1], 0, len(mask) - 1) if count == 3 else [index]
+            np.testing.assert_array_equal(batch["mask"][row], mask[near])
+    masked = np.flatnonzero(table.has_mask)
+    assert len(masked) < len(table.has_mask)
+    for task in ("vertebra", "segment2d"):
+        rows = train_records(table, CONFIG, np.arange(10), task=task)
+        assert set(table.study[rows]) == set(masked)
+        with pytest.raises(DataError, match="no mask is known"):
+            train_batches(table, CONFIG, seed=0, studies=np.flatnonzero(~table.has_mask), task=task)
+    with pytest.raises(ConfigError, match="not a task on slices"):
+        eval_batches(table, CONFIG, np.array([0]), task="spine")
+
+
+def test_metadata_by_hand(table):
+    """Spacing 2, 0.5, 0.4 mm, corner (-40, -30, 100), slices 2 mm apart."""
+    columns = slice_metadata(table)
+    first, count = table.first[3], table.count[3]
+    np.testing.assert_allclose(columns[first], [-1, -40 / 250, -30 / 250, 100 / 500, 1, -1], rtol=1e-6)
+    np.testing.assert_allclose(columns[first + count - 1][[0, 3]], [1, (100 - 2 * (count - 1)) / 500], rtol=1e-6)
+    far = dataclasses.replace(table, position_mm=table.position_mm + np.float32(1e6))
+    assert np.abs(slice_metadata(far)).max() == 3

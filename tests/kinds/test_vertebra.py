@@ -46,12 +46,12 @@ def test_only_masked_studies_are_learnt_from_and_measured(tiny, tmp_path):
     kind = kind_of(tiny(task="vertebra", model={"type": 1}))
     table, parts = kind.data.table, kind.data.parts
     bare = np.flatnonzero(~table.has_mask)
-    assert len(bare) == 1 and sum(len(kind.masked(part)) for part in parts) == 5
+    assert len(bare) == 1 and sum(len(kind.data.masked(part)) for part in parts) == 5
     loaders = kind.loaders()
-    masked = kind.masked("train")
+    masked = kind.data.masked("train")
     assert loaders.train_examples == table.count[masked].sum()
     seen = {int(study) for batch in loaders.validation() for study in batch["study"]}
-    assert seen == set(kind.masked("validation").tolist())
+    assert seen == set(kind.data.masked("validation").tolist())
 
 
 def test_type_3_is_not_one_of_vertebra_detection(tiny):

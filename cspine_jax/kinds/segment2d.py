@@ -1,0 +1,141 @@
+"""Segmentation of slices: 2D UNet, UNet on any backbone, inflated UNet."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import nibabel
+import numpy as np
+
+from cspine_jax import progress
+from cspine_jax.config import Config
+from cspine_jax.data.loader import eval_batches, train_batches, train_records
+from cspine_jax.data.source import SliceTable
+from cspine_jax.errors import DataError
+from cspine_jax.evaluation.slice_dice import evaluate_dice, format_dice
+from cspine_jax.kinds.kind import Kind, Trained, shard
+from cspine_jax.kinds.records import Records, find_records
+from cspine_jax.training.segment2d_task import Segment2DTask, study_dice
+from cspine_jax.training.task import Loaders
+from cspine_jax.training.workdir import say
+from cspine_jax.training.writer import read_lines
+
+
+class Segment2D(Kind):
+    """Stacks of slices in, a vertebra label for every pixel of the centre slice out."""
+
+    task: Segment2DTask
+    of_the_model = ("task", "data.size", "data.depth", "data.stride", "model.", "augment.window_", "augment.crop")
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.task = Segment2DTask(config)
+
+    @functools.cached_property
+    def data(self) -> Records:
+        """The records."""
+        return find_records(self.config.data)
+
+    def prepare(self) -> None:
+        """Finds or makes the records; refuses parts without any mask, which is the truth here."""
+        for part in ("train", "validation", "test"):
+            if not self.data.masked(part).size:
+                raise DataError(
+                    f"{self.data.table.path}: no {part} study has a mask to learn from; use more studies or another "
+                    "data.fold"
+                )
+
+    def loaders(self) -> Loaders:
+        """Shuffled slices of the masked training studies; all slices of the masked validation studies."""
+        table, config, seed = self.data.table, self.config.data, self.config.seed
+        train, validation = self.data.masked("train"), self.data.masked("validation")
+        kind = self.task.batches
+        return Loaders(
+            train=lambda: train_batches(table, config, seed, studies=train, task=kind, **shard()),
+            train_examples=len(train_records(table, config, train, task=kind)),
+            validation=lambda: eval_batches(table, config, validation, task=kind, **shard()),
+        )
+
+    def about(self, loaders: Loaders) -> str:
+        """Studies with a mask of each part, and slices."""
+        counts = ", ".join(f"{len(self.data.masked(part))} {part}" for part in self.data.parts)
+        return f"{counts} studies with a mask; {loaders.train_examples} training slices"
+
+    def evaluate(self, model: Trained) -> dict[str, Any]:
+        """Dice of each vertebra in the test studies. Writes `W/evaluation/{dice.csv,metrics.json,report.html}`."""
+        data, config = self.data, self.config
+        batches = eval_batches(data.table, config.data, data.masked("test"), task=self.task.batches, **shard())
+        studies, dice = study_dice(model.run(batches))
+        metrics = evaluate_dice(
+            [str(uid) for uid in data.table.uids[studies]],
+            dice,
+            config.eval,
+            model.workdir / "evaluation",
+            phantom=data.phantom,
+            history=read_lines(model.workdir / "metrics.jsonl"),
+            facts={
+                "experiment": config.name,
+                "records": data.table.path,
+                "studies": data.counts,
+                "model": f"{config.model.network}"
+                + (f" on {config.model.backbone}" if config.model.network != "unet2d" else "")
+                + f", {config.data.depth} slices of {config.data.size or 'native'} px",
+                "seed": config.seed,
+                **model.facts,
+            },
+            title=config.name,
+        )
+        say("\n" + format_dice(metrics) + "\n")
+        say(f"report: {model.workdir / 'evaluation' / 'report.html'}")
+        return metrics
+
+    def predict(self, model: Trained) -> Path:
+        """Segments every study of the records.
+
+        Returns:
+            `W/predictions/segmentations/`, one `<StudyInstanceUID>.nii.gz` a study, see `write_record_mask`.
+        """
+        table, config = self.data.table, self.config.data
+        out = model.workdir / "predictions" / "segmentations"
+        out.mkdir(parents=True, exist_ok=True)
+        segment = jax.jit(self.task.segment, out_shardings=model.placement.replicated)
+        mine = range(jax.process_index(), len(table.uids), jax.process_count())
+        for study in progress.bar(mine, total=len(mine), what="segment", unit="study"):
+            labels = []
+            for start in range(0, int(table.count[study]), config.eval_batch_size):
+                rows = np.arange(start, start + config.eval_batch_size)
+                records = table.first[study] + np.minimum(rows, table.count[study] - 1)  # the last batch is padded
+                stacks = model.placement.put(
+                    {"image": table.read_stacks(records, config.depth, config.stride), "valid": rows >= 0}
+                )
+                found = np.asarray(segment(model.params, model.stats, stacks["image"]))
+                labels.append(found[: int((rows < table.count[study]).sum())])
+            write_record_mask(out / f"{table.uids[study]}.nii.gz", table, study, np.concatenate(labels))
+        say(f"predictions: {out}")
+        return out
+
+
+def write_record_mask(path: Path, table: SliceTable, study: int, labels: np.ndarray) -> None:
+    """A mask on the grid of a study's records as NIfTI (axes x, y, z of the patient; affine to RAS mm).
+
+    The rows and columns of the records are taken to run along the patient's axes. The first pixel is put at
+    ImagePositionPatient, which is exact for records of native size; resized ones lie within half of their pixel.
+    Masks in the exact geometry of the DICOM files are what `cspine segment` writes.
+
+    Args:
+        path: file to write.
+        table: the records.
+        study: study number.
+        labels: uint8 [D, H, W], 0 background, 1..19 C1..T12.
+    """
+    position = table.position_mm[table.records_of([study])].astype(np.float64)
+    z, y, x = table.spacing_mm[study].astype(np.float64)
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1] = (x, 0, 0), (0, y, 0)
+    lps[:3, 2] = (position[-1] - position[0]) / (len(position) - 1) if len(position) > 1 else (0, 0, -z)
+    lps[:3, 3] = position[0]
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), ras)  # pyright: ignore[reportPrivateImportUsage]
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)  # pyright: ignore[reportPrivateImportUsage]
