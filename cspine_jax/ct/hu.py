@@ -1,5 +1,7 @@
 """Stored pixel values -> int16 HU, in place: significant bits, sign, rescale, padding, inversion."""
 
+import dataclasses
+
 import numpy as np
 
 from cspine_jax.ct.headers import SliceHeader
@@ -24,6 +26,9 @@ def to_hu(header: SliceHeader, stored: np.ndarray, bits: int, out: np.ndarray) -
         Warnings, without the file's name.
     """
     notes = []
+    if _is_right_aligned_after_all(stored, header):
+        header = dataclasses.replace(header, high_bit=header.bits_stored - 1)
+        notes.append("HighBit says that pixels fill the upper bits but they fill the lower ones: read so")
     stored = _significant_bits(stored, bits, header)
     if not header.signed and bits == 16 and header.bits_allocated == 16 and _is_signed_after_all(stored, header):
         stored = stored.view(np.int16)
@@ -47,6 +52,19 @@ def _significant_bits(stored: np.ndarray, bits: int, header: SliceHeader) -> np.
     if shift:
         np.right_shift(stored, shift, out=stored)
     return stored
+
+
+def _is_right_aligned_after_all(stored: np.ndarray, header: SliceHeader) -> bool:
+    """Whether pixels declared to lie in the upper bits (as before DICOM) use the lower ones and nothing above them."""
+    low = header.high_bit + 1 - header.bits_stored
+    if low <= 0 or stored.dtype.itemsize * 8 != header.bits_allocated:
+        return False
+    if not (stored & stored.dtype.type((1 << low) - 1)).any():
+        return False
+    if header.signed:
+        above = stored.view(f"i{stored.dtype.itemsize}") >> (header.bits_stored - 1)
+        return bool(((above == 0) | (above == -1)).all())
+    return not (stored >> header.bits_stored).any()
 
 
 def _is_signed_after_all(stored: np.ndarray, header: SliceHeader) -> bool:

@@ -117,7 +117,7 @@ def choose(
     studies = Counter(header.study_uid for each in candidates for header in each.headers)
     if len(studies) > 1:
         raise StudyError(
-            f"{where}: images of {len(studies)} studies ({', '.join(studies)}); "
+            f"{where}: images of {len(studies)} studies ({_names(list(studies))}); "
             "give a folder with one study, or choose with series="
         )
     ranked = sorted(candidates, key=_rank)

@@ -264,3 +264,20 @@ def test_a_thin_series_of_something_else_does_not_win(tmp_path, kind, word):
     write_series(tmp_path / "ct", HU)
     write_series(tmp_path / "other", HU, spacing_mm=(0.3, 0.45, 0.4), series_uid="1.2.9", edit=edit)
     check(tmp_path, warned=word)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixels_in_the_upper_bits_and_pixels_only_said_to_be(tmp_path, signed):
+    kind = {"signed": signed, "intercept": 0 if signed else -1024, "bits": (16, 12)}
+
+    def above(dataset, index):
+        dataset.HighBit = 15
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, "<u2") << 4).astype("<u2").tobytes()
+
+    def only_said(dataset, index):
+        dataset.HighBit = 15
+
+    write_series(tmp_path / "above", HU, edit=above, **kind)
+    check(tmp_path / "above")
+    write_series(tmp_path / "said", HU, edit=only_said, **kind)
+    check(tmp_path / "said", warned="HighBit")
