@@ -147,6 +147,8 @@ def _without_truth(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 def from_folder(workdir: Path) -> Loaded:
     """The best checkpoint of a run; see `SliceRun`."""
     config = _read_config(workdir)
+    if config.task != "fracture":
+        raise DataError(f"{workdir}: task={config.task!r} finds no fractures; give the --workdir of a fracture run")
     card = _read_card(workdir, config)
     task = SliceTask(config)
     params, stats = abstract_state(lambda: task.init(jax.random.key(0)), place())

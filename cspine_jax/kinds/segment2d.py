@@ -1,6 +1,5 @@
 """Segmentation of slices: 2D UNet, UNet on any backbone, inflated UNet."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +9,32 @@ import numpy as np
 
 from cspine_jax import progress
 from cspine_jax.config import Config
-from cspine_jax.data.loader import eval_batches, train_batches, train_records
 from cspine_jax.data.source import SliceTable
-from cspine_jax.errors import DataError
 from cspine_jax.evaluation.slice_dice import evaluate_dice, format_dice
-from cspine_jax.kinds.kind import Kind, Trained, shard
-from cspine_jax.kinds.records import Records, find_records
+from cspine_jax.kinds.kind import Trained
+from cspine_jax.kinds.on_records import OnRecords
 from cspine_jax.training.segment2d_task import Segment2DTask, study_dice
-from cspine_jax.training.task import Loaders
 from cspine_jax.training.workdir import say
 from cspine_jax.training.writer import read_lines
 
 
-class Segment2D(Kind):
+class Segment2D(OnRecords):
     """Stacks of slices in, a vertebra label for every pixel of the centre slice out."""
 
     task: Segment2DTask
     of_the_model = ("task", "data.size", "data.depth", "data.stride", "model.", "augment.window_", "augment.crop")
 
+    masked = True
+
     def __init__(self, config: Config):
-        self.config = config
-        self.task = Segment2DTask(config)
-
-    @functools.cached_property
-    def data(self) -> Records:
-        """The records."""
-        return find_records(self.config.data)
-
-    def prepare(self) -> None:
-        """Finds or makes the records; refuses parts without any mask, which is the truth here."""
-        for part in ("train", "validation", "test"):
-            if not self.data.masked(part).size:
-                raise DataError(
-                    f"{self.data.table.path}: no {part} study has a mask to learn from; use more studies or another "
-                    "data.fold"
-                )
-
-    def loaders(self) -> Loaders:
-        """Shuffled slices of the masked training studies; all slices of the masked validation studies."""
-        table, config, seed = self.data.table, self.config.data, self.config.seed
-        train, validation = self.data.masked("train"), self.data.masked("validation")
-        kind = self.task.batches
-        return Loaders(
-            train=lambda: train_batches(table, config, seed, studies=train, task=kind, **shard()),
-            train_examples=len(train_records(table, config, train, task=kind)),
-            validation=lambda: eval_batches(table, config, validation, task=kind, **shard()),
-        )
-
-    def about(self, loaders: Loaders) -> str:
-        """Studies with a mask of each part, and slices."""
-        counts = ", ".join(f"{len(self.data.masked(part))} {part}" for part in self.data.parts)
-        return f"{counts} studies with a mask; {loaders.train_examples} training slices"
+        task = Segment2DTask(config)
+        super().__init__(config, task, task.batches)
 
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Dice of each vertebra in the test studies. Writes `W/evaluation/{dice.csv,metrics.json,report.html}`."""
         data, config = self.data, self.config
-        batches = eval_batches(data.table, config.data, data.masked("test"), task=self.task.batches, **shard())
-        studies, dice = study_dice(model.run(batches))
+        studies, dice = study_dice(model.run(self.in_order(self.studies("test"))))
+        network = config.model.network + (f" on {config.model.backbone}" if config.model.network != "unet2d" else "")
         metrics = evaluate_dice(
             [str(uid) for uid in data.table.uids[studies]],
             dice,
@@ -74,16 +42,7 @@ class Segment2D(Kind):
             model.workdir / "evaluation",
             phantom=data.phantom,
             history=read_lines(model.workdir / "metrics.jsonl"),
-            facts={
-                "experiment": config.name,
-                "records": data.table.path,
-                "studies": data.counts,
-                "model": f"{config.model.network}"
-                + (f" on {config.model.backbone}" if config.model.network != "unet2d" else "")
-                + f", {config.data.depth} slices of {config.data.size or 'native'} px",
-                "seed": config.seed,
-                **model.facts,
-            },
+            facts=self.facts(model, network),
             title=config.name,
         )
         say("\n" + format_dice(metrics) + "\n")

@@ -1,28 +1,22 @@
 """Document B's vertebra detection on slices, Types 1 and 2."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cspine_jax.config import Config
-from cspine_jax.data.loader import eval_batches, train_batches, train_records
-from cspine_jax.errors import DataError
 from cspine_jax.evaluation import SplitPredictions, evaluate_presence, format_table
 from cspine_jax.inference.calibration import unweighted
-from cspine_jax.kinds.kind import Kind, Trained, shard
-from cspine_jax.kinds.records import Records, find_records
+from cspine_jax.kinds.kind import Trained
+from cspine_jax.kinds.on_records import OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
-from cspine_jax.training.task import Loaders
 from cspine_jax.training.vertebra_task import VertebraTask
 from cspine_jax.training.workdir import say
 from cspine_jax.training.writer import read_lines
 
-TASK = "vertebra"
 
-
-class Vertebra(Kind):
+class Vertebra(OnRecords):
     """Stacks of slices in (Type 2: and where they are), the vertebrae that they show out."""
 
     of_the_model = (
@@ -36,38 +30,10 @@ class Vertebra(Kind):
         "loss.positive_weight",
     )
 
+    masked = True
+
     def __init__(self, config: Config):
-        self.config = config
-        self.task = VertebraTask(config)
-
-    @functools.cached_property
-    def data(self) -> Records:
-        """The records."""
-        return find_records(self.config.data)
-
-    def prepare(self) -> None:
-        """Finds or makes the records; refuses parts without any mask, which is the truth here."""
-        for part in ("train", "validation", "test"):
-            if not self.data.masked(part).size:
-                raise DataError(
-                    f"{self.data.table.path}: no {part} study has a mask to learn vertebrae from; use more studies or "
-                    "another data.fold"
-                )
-
-    def loaders(self) -> Loaders:
-        """Shuffled slices of the masked training studies; all slices of the masked validation studies."""
-        table, config, seed = self.data.table, self.config.data, self.config.seed
-        train, validation = self.data.masked("train"), self.data.masked("validation")
-        return Loaders(
-            train=lambda: train_batches(table, config, seed, studies=train, task=TASK, **shard()),
-            train_examples=len(train_records(table, config, train, task=TASK)),
-            validation=lambda: eval_batches(table, config, validation, task=TASK, **shard()),
-        )
-
-    def about(self, loaders: Loaders) -> str:
-        """Studies with a mask of each part, and slices."""
-        counts = ", ".join(f"{len(self.data.masked(part))} {part}" for part in self.data.parts)
-        return f"{counts} studies with a mask; {loaders.train_examples} training slices"
+        super().__init__(config, VertebraTask(config), "vertebra")
 
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Validation chooses the threshold, test gives the figures.
@@ -76,21 +42,13 @@ class Vertebra(Kind):
         """
         data, config = self.data, self.config
         metrics = evaluate_presence(
-            {part: self._split(model, self.data.masked(part)) for part in ("validation", "test")},
+            {part: self._split(model, self.studies(part)) for part in ("validation", "test")},
             config.eval,
             model.workdir / "evaluation",
             phantom=data.phantom,
             model_type=config.model.type,
             history=read_lines(model.workdir / "metrics.jsonl"),
-            facts={
-                "experiment": config.name,
-                "records": data.table.path,
-                "studies": data.counts,
-                "model": f"Type {config.model.type}, {config.model.backbone}, {config.data.depth} slices of "
-                f"{config.data.size or 'native'} px",
-                "seed": config.seed,
-                **model.facts,
-            },
+            facts=self.facts(model, f"Type {config.model.type}, {config.model.backbone}"),
             title=config.name,
         )
         say("\n" + format_table(metrics) + "\n")
@@ -108,7 +66,7 @@ class Vertebra(Kind):
         return write_slice_table(model.workdir, self.data, found, found["vertebra_prob"])
 
     def _run(self, model: Trained, studies: np.ndarray) -> dict[str, np.ndarray]:
-        found = model.run(eval_batches(self.data.table, self.config.data, studies, task=TASK, **shard()))
+        found = model.run(self.in_order(studies))
         return {**found, "vertebra_prob": unweighted(found["vertebra_prob"], self.config.loss.positive_weight)}
 
     def _split(self, model: Trained, studies: np.ndarray) -> SplitPredictions:

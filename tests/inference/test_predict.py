@@ -199,6 +199,15 @@ def test_what_is_not_a_run_is_refused_and_left_alone(workdir, config, tmp_path, 
         SliceRun(tmp_path)
 
 
+def test_a_run_of_another_task_is_refused(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    values = json.loads((workdir / "config.json").read_text())
+    values |= {"task": "vertebra", "model": {**values["model"], "type": 1}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="task='vertebra' finds no fractures; give the --workdir of a fracture run"):
+        SliceRun(tmp_path / "run")
+
+
 def test_a_run_that_was_never_evaluated_says_so(config, folder, tmp_path):
     run = SliceRun(write_run(tmp_path, config))
     assert run.card.thresholds["patient"] == 0.5 and run.card.phantom and not run.card.evaluated

@@ -1,13 +1,14 @@
 """Vertebra detection from records to report: trains, evaluates beside document B, predicts every slice."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from cspine_jax.data.source import SliceTable
-from cspine_jax.errors import ConfigError
+from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.kinds import kind_of
 
@@ -46,12 +47,21 @@ def test_only_masked_studies_are_learnt_from_and_measured(tiny, tmp_path):
     kind = kind_of(tiny(task="vertebra", model={"type": 1}))
     table, parts = kind.data.table, kind.data.parts
     bare = np.flatnonzero(~table.has_mask)
-    assert len(bare) == 1 and sum(len(kind.data.masked(part)) for part in parts) == 5
+    assert len(bare) == 1 and sum(len(kind.studies(part)) for part in parts) == 5
     loaders = kind.loaders()
-    masked = kind.data.masked("train")
+    masked = kind.studies("train")
     assert loaders.train_examples == table.count[masked].sum()
     seen = {int(study) for batch in loaders.validation() for study in batch["study"]}
-    assert seen == set(kind.data.masked("validation").tolist())
+    assert seen == set(kind.studies("validation").tolist())
+
+
+def test_a_part_without_masks_is_refused(tiny, tmp_path):
+    kind = kind_of(tiny(task="vertebra", model={"type": 1}))
+    table = kind.data.table
+    bare = table.has_mask & ~np.isin(np.arange(len(table.uids)), kind.data.parts["test"])
+    kind.data = dataclasses.replace(kind.data, table=dataclasses.replace(table, has_mask=bare))
+    with pytest.raises(DataError, match="no test study has a mask to learn vertebrae from"):
+        kind.prepare()
 
 
 def test_type_3_is_not_one_of_vertebra_detection(tiny):
