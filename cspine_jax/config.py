@@ -67,7 +67,8 @@ class DataConfig:
     "runs/v/fold*/predictions/slices.csv" for the tables of all folds; read by Type 1 and 2 models. Rows that a model
     predicted of studies it learnt from ("train") or was chosen on ("validation") are refused unless `in_sample_probs`.
     `presence_from_probs` > 0: in training studies without a mask, the slices with v_ij at or above it show vertebra j.
-    `positive_fraction` > 0 draws that share of every training batch from slices that show a fracture.
+    `positive_fraction` > 0 draws that share of every training batch from slices that show a fracture (in the tasks that
+    learn from masks: a cervical vertebra).
     `workers` reader threads (0 chooses), `prefetch` batches ahead, `cache_mb` megabytes of decoded slices in memory.
     `limit_studies` > 0 keeps only the first so many studies of each part (smoke tests).
     """

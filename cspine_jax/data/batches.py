@@ -23,6 +23,8 @@ class Batches:
         known: bool [N], something to learn from is known of the slice.
         positive: bool [N], slices that `data.positive_fraction` is about.
         shows: what these show, for messages.
+        needs: what has to be known of a study, for messages.
+        with_masks: a batch has a `mask`: of the centre slice, or where `whole_stack` of every slice.
     """
 
     shows: ClassVar[str] = "a fracture"

@@ -9,9 +9,10 @@ import numpy as np
 
 from cspine_jax import progress
 from cspine_jax.config import Config
+from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.evaluation.slice_dice import evaluate_dice, format_dice
-from cspine_jax.kinds.kind import Trained
+from cspine_jax.kinds.kind import Trained, shard
 from cspine_jax.kinds.on_records import OnRecords
 from cspine_jax.training.segment2d_task import Segment2DTask, study_dice
 from cspine_jax.training.workdir import say
@@ -55,22 +56,26 @@ class Segment2D(OnRecords):
         Returns:
             `W/predictions/segmentations/`, one `<StudyInstanceUID>.nii.gz` a study, see `write_record_mask`.
         """
-        table, config = self.data.table, self.config.data
+        table = self.data.table
         out = model.workdir / "predictions" / "segmentations"
         out.mkdir(parents=True, exist_ok=True)
-        segment = jax.jit(self.task.segment, out_shardings=model.placement.replicated)
-        mine = range(jax.process_index(), len(table.uids), jax.process_count())
-        for study in progress.bar(mine, total=len(mine), what="segment", unit="study"):
-            labels = []
-            for start in range(0, int(table.count[study]), config.eval_batch_size):
-                rows = np.arange(start, start + config.eval_batch_size)
-                records = table.first[study] + np.minimum(rows, table.count[study] - 1)  # the last batch is padded
-                stacks = model.placement.put(
-                    {"image": table.read_stacks(records, config.depth, config.stride), "valid": rows >= 0}
-                )
-                found = np.asarray(segment(model.params, model.stats, stacks["image"]))
-                labels.append(found[: int((rows < table.count[study]).sum())])
-            write_record_mask(out / f"{table.uids[study]}.nii.gz", table, study, np.concatenate(labels))
+        segment = jax.jit(
+            lambda params, stats, batch: (
+                self.task.segment(params, stats, batch["image"]),
+                {name: batch[name] for name in ("index", "valid")},  # so that every host has those of all hosts
+            ),
+            out_shardings=model.placement.replicated,
+        )
+        for study in progress.bar(range(len(table.uids)), total=len(table.uids), what="segment", unit="study"):
+            rows = table.index[table.records_of([study])]
+            labels = np.zeros((len(rows), *table.shapes[study]), np.uint8)
+            for batch in eval_batches(table, self.config.data, np.array([study]), task="segment2d", **shard()):
+                columns = model.placement.put({name: batch[name] for name in ("image", "index", "valid")})
+                found, columns = segment(model.params, model.stats, columns)
+                valid = np.asarray(columns["valid"])
+                labels[np.searchsorted(rows, np.asarray(columns["index"])[valid])] = np.asarray(found)[valid]
+            if jax.process_index() == 0:
+                write_record_mask(out / f"{table.uids[study]}.nii.gz", table, study, labels)
         say(f"predictions: {out}")
         return out
 
