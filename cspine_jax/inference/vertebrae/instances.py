@@ -28,6 +28,9 @@ REACH_MM = 15.0
 MIN_ML = 0.5
 """Less is no vertebra."""
 
+MIN_CUT_ML = 2.0
+"""At the first or last slice less is too little to tell a vertebra, or which, from what lies beyond."""
+
 MIN_PART_ML = 0.25
 """A smaller part of an instance, apart from the rest, is noise. Larger ones are arches: at 4 mm they come apart."""
 
@@ -133,6 +136,19 @@ def _clean(index: np.ndarray, fewest: float) -> None:
         index[box][small[parts]] = 0
 
 
+def _worth_naming(
+    owner: np.ndarray, weights: np.ndarray, slices: np.ndarray, last: int, spacing: np.ndarray
+) -> np.ndarray:
+    """The instances but for slivers at the first and last slice."""
+    kept = []
+    for number in np.unique(owner[owner >= 0]):
+        own = owner == number
+        at_edge = slices[own].min() == 0 or slices[own].max() == last
+        if not at_edge or weights[own].sum() * spacing.prod() / 1000 >= MIN_CUT_ML:
+            kept.append(int(number))
+    return np.array(kept, int)
+
+
 def _describe(
     index: np.ndarray,
     voxels: np.ndarray,
@@ -143,7 +159,7 @@ def _describe(
     spacing: np.ndarray,
 ) -> Instances:
     """Sums up each instance, and numbers them from head to feet."""
-    numbers = np.unique(owner[owner >= 0])
+    numbers = _worth_naming(owner, weights, voxels[:, 0], index.shape[0] - 1, spacing)
     count = len(numbers)
     centroid, volume, logs = np.zeros((count, 3)), np.zeros(count), np.zeros((count, len(LEVELS)))
     reach = np.zeros((count, 3), bool)
@@ -160,6 +176,6 @@ def _describe(
         low, high = place.min(axis=0), place.max(axis=0)
         reach[i] = low[0] == 0, high[0] == last[0], bool((low[1:] == 0).any() or (high[1:] == last[1:]).any())
     order = np.argsort(centroid[:, 0], kind="stable")
-    rank = np.zeros(int(numbers.max()) + 2 if count else 1, np.int16)
+    rank = np.zeros(int(index.max()) + 1, np.int16)  # slivers become background
     rank[numbers[order] + 1] = np.arange(1, count + 1)
     return Instances(rank[index], centroid[order], volume[order], logs[order], *(reach[order, k] for k in range(3)))

@@ -1,5 +1,8 @@
 """Colours at 1 mm -> masks and visibilities on the grid of the study, one slice at a time."""
 
+import concurrent.futures
+import os
+
 import numpy as np
 
 from cspine_jax.ct import Volume
@@ -34,7 +37,9 @@ def to_native(fine: Fine, volume: Volume, levels: np.ndarray) -> tuple[np.ndarra
     p, grid = fine.probabilities, fine.grid
     rows = [nearest(_on(axes[axis], fine.owner_grid, axis), fine.owner_grid.shape[axis]) for axis in range(3)]
     pixels = max(1, round(VISIBLE_MM2 / (volume.spacing_mm[1] * volume.spacing_mm[2])))
-    for k, z in enumerate(axes[0]):
+
+    def one(k: int) -> None:
+        z = axes[0][k]
         below = int(np.clip(np.floor(at[0][k]), 0, max(grid.shape[0] - 2, 0)))
         pair = p[:, below : below + 2]  # [4, 2, h, w]
         plane = interpolate(pair, at[0][k : k + 1] - below, 1)[:, 0]
@@ -49,6 +54,9 @@ def to_native(fine: Fine, volume: Volume, levels: np.ndarray) -> tuple[np.ndarra
             near, chance = owner[there], plane[1 + c][there]
             for number in np.unique(near[near > 0]):
                 visible[z, number - 1] = _top_mean(chance[near == number], pixels)
+
+    with concurrent.futures.ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        list(pool.map(one, range(len(axes[0]))))  # every slice writes its own part
     return labels, visible
 
 

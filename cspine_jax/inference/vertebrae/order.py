@@ -7,7 +7,7 @@ vertebra. Its cost is in nats, so that exp(-cost) are the relative probabilities
   counts as one observation however many voxels it has: they are all wrong together.
 - spacing: the distance D between two neighbours against the distance E their levels have in a neck of middle size,
   (log D/E)^2 / (2 SPACING_SIGMA^2). A vertebra that is cut off has its centroid shifted towards the rest: next to one,
-  only a distance that is too long counts.
+  a distance may be as short as `CUT_SHARE` of E at no cost.
 - `SKIP` for each level left out between two neighbours: the network rarely misses a vertebra between two others.
 - `HIDDEN` for each level above the first one that should lie inside the image and was not found. It is what names
   a neck in which no level looks like itself: where the spine begins, C1 is.
@@ -33,6 +33,8 @@ DISTANCE_MM = np.array(
 
 SPACING_SIGMA = 0.2
 """Of log D/E: size of the person (0.1), posture and disc height (0.1), centroids of coarse masks (0.1)."""
+
+CUT_SHARE = 0.4
 
 SKIP = 4.6
 HIDDEN = 1.5
@@ -111,7 +113,7 @@ def costs(instances: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             distance = max(float(np.linalg.norm(instances.centroid_mm[j] - instances.centroid_mm[i])), 1.0)
             off = np.log(distance / expected)
             if cut[i] or cut[j]:
-                off = np.maximum(off, 0.0)
+                off = np.where(off < 0, np.minimum(off - np.log(CUT_SHARE), 0.0), off)
             edge[i, j] = np.where(ordered, skipped + off**2 / (2 * SPACING_SIGMA**2), np.inf)
     drop = np.clip(DROP_PER_ML * instances.volume_ml, np.where(cut, DROP_CUT, DROP_MIN), DROP_MAX)
     return -instances.log_levels, start, edge, drop
