@@ -75,20 +75,17 @@ def report_value(report, name):
     return next(int(value) for value, other in report["mask"]["labels"].items() if other == name)
 
 
-def test_json_on_stdout_is_one_object_a_study(study, oracle, tmp_path, capsys):
-    assert main(["segment", str(study[0]), "--out", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert [v["name"] for v in report["vertebrae"]][:7] == list(VERTEBRAE)
+def test_json_on_stdout_is_one_object_a_study_and_uids_are_hashed_everywhere(study, oracle, tmp_path, capsys):
+    uid = read_study(study[0]).study_uid
+    assert main(["segment", str(study[0]), "--out", str(tmp_path), "--json", "--hash_uids=salt"]) == 0
+    said = capsys.readouterr().out
+    assert [v["name"] for v in json.loads(said)["vertebrae"]][:7] == list(VERTEBRAE)
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]
+    assert len(texts) == 2 and not any(uid in text for text in (*texts, said))
+    assert not any(uid in str(path) for path in tmp_path.rglob("*"))
 
 
 def test_nothing_usable_is_an_error(oracle, tmp_path, capsys):
     assert main(["segment", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "none of 1 studies could be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_hashed_uids_stand_in_every_file(study, oracle, tmp_path, capsys):
-    uid = read_study(study[0]).study_uid
-    assert main(["segment", str(study[0]), "--out", str(tmp_path), "--hash_uids=salt"]) == 0
-    texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]
-    assert len(texts) == 2 and not any(uid in text for text in (*texts, capsys.readouterr().out))

@@ -102,6 +102,17 @@ def test_instances_say_which_edge_they_reach(box, edges):
     assert find_instances(moved, offsets, SPACING).at_side[0]
 
 
+@pytest.mark.parametrize(("first", "found"), [(0, 0), (9, 0), (5, 1)])
+def test_a_sliver_at_the_first_or_last_slice_is_left_out(first, found):
+    probabilities, offsets = np.zeros((12, 12, 12, 20)), np.zeros((12, 12, 12, 3))
+    probabilities[..., 0] = 1
+    box = slice(first, first + 3), slice(4, 7), slice(4, 7)  # 27 voxels, 1.7 ml
+    probabilities[box] = np.eye(20)[3]
+    offsets[box] = (np.array([1.0, 1.0, 1.0]) - np.argwhere(np.ones((3, 3, 3))).reshape(3, 3, 3, 3)) * 4.0
+    instances = find_instances(probabilities, offsets, SPACING)
+    assert len(instances) == found and instances.index.any() == bool(found)
+
+
 def test_an_empty_image_has_no_instances():
     probabilities = np.zeros((4, 4, 4, 20))
     probabilities[..., 0] = 1

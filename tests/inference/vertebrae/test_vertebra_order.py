@@ -141,6 +141,9 @@ def test_a_shortened_distance_next_to_a_cut_vertebra_costs_nothing():
     _, _, edge, _ = costs(instances)
     assert edge[0, 1, 2, 3] == 0 and edge[1, 2, 3, 4] == pytest.approx(0)
     assert name_instances(instances).levels.tolist() == list(range(2, 8))
+    instances.centroid_mm[0, 0] = instances.centroid_mm[1, 0] - 3  # no neighbour is this near, whatever is left of it
+    _, _, edge, _ = costs(instances)
+    assert edge[0, 1, 2, 3] == pytest.approx(np.log(3 / (0.4 * DISTANCE_MM[2])) ** 2 / (2 * 0.2**2))
 
 
 def test_no_instance_no_name():
