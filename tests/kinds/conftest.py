@@ -1,11 +1,16 @@
 """A few phantom studies and their records, on which every kind of slice task can run in seconds."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from cspine_jax.config import from_dict
 from cspine_jax.data.build import build
 from cspine_jax.models import basic_cnn
 from cspine_jax.phantom.dataset import write_dataset
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 basic_cnn.VARIANTS["tiny"] = basic_cnn.Config(widths=(8, 16), blocks=(0, 0))
 
@@ -28,20 +33,29 @@ def data_dir(folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny(data_dir):
-    """Makes a configuration from nested changes to a tiny one."""
+    """Makes a configuration from nested changes to a tiny one, which may be laid over a recipe."""
 
-    def make(**changes):
-        values = {
+    def make(recipe="", **changes):
+        values = {}
+        if recipe:
+            spec = importlib.util.spec_from_file_location(recipe, CONFIGS / f"{recipe}.py")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            values = module.get_config().to_dict()
+        small = {
             "data": {
-                "data_dir": str(data_dir), "size": 32, "depth": 3, "num_folds": 3, "batch_size": 8,
+                "data_dir": str(data_dir), "manual_dir": "", "size": 32, "depth": 3, "num_folds": 3, "batch_size": 8,
                 "eval_batch_size": 16, "workers": 1,
             },
-            "model": {"backbone": "tiny", "hidden": 8, "width": 4, "levels": 2},
-            "train": {"total_steps": 4, "eval_steps": 4, "log_steps": 2, "patience": 0},
+            "model": {"backbone": "tiny", "hidden": 8, "width": 2, "levels": 1},
+            "train": {
+                "total_steps": 2, "total_epochs": 0.0, "eval_steps": 2, "eval_epochs": 0.0, "log_steps": 2,
+                "patience": 0,
+            },
             "eval": {"bootstrap": 10, "examples_shown": 1},
         }  # fmt: skip
-        for name, value in changes.items():
-            values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
+        for name, value in (*small.items(), *changes.items()):
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
         return from_dict(values)
 
     return make

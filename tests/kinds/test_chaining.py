@@ -13,15 +13,13 @@ from cspine_jax.errors import DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.kinds import kind_of
 
-SHORT = {"total_steps": 2, "eval_steps": 2}
-
 
 @pytest.fixture(scope="module")
 def folds(tiny, tmp_path_factory):
     """(pattern of the three tables, {fold: its rows}, {fold: the studies its model was given in training})."""
     runs, tables, seen = tmp_path_factory.mktemp("runs"), {}, {}
     for fold in range(3):
-        config = tiny(task="vertebra", model={"type": 1}, data={"fold": fold}, train=SHORT)
+        config = tiny("vertebra_type1", data={"fold": fold}, train={"bf16": False})
         experiment = Experiment(config, runs / f"fold{fold}")
         given: set[int] = set()
         watch(experiment, given)

@@ -24,9 +24,8 @@ resnet.VARIANTS["resnet_tiny"] = resnet.Config(blocks=(1,), bottleneck=False, wi
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """(experiment, its metrics, folder of its masks)."""
-    config = tiny(
-        task="segment2d", name="unet", model={"levels": 1, "width": 2}, train={"total_steps": 2, "eval_steps": 2}
-    )
+    config = tiny("segment_unet2d")
+    assert (config.task, config.model.network) == ("segment2d", "unet2d")
     experiment = Experiment(config, tmp_path_factory.mktemp("unet"))
     experiment.train()
     return experiment, experiment.evaluate(), experiment.predict()
@@ -73,17 +72,18 @@ def test_predicted_masks_agree_with_the_figures_and_lie_where_the_records_do(run
 
 
 @pytest.mark.parametrize("model", [
-    {"network": "encoder", "backbone": "tiny"},
-    {"network": "inflated", "backbone": "resnet_tiny", "width": 2},
+    {"width": 4},
+    {"network": "inflated", "backbone": "resnet_tiny"},
 ])  # fmt: skip
 def test_other_networks_learn_on_batches_of_records(tiny, model):
-    kind = kind_of(tiny(task="segment2d", model=model, augment={"noise": 0.0}, optim={"lr": 3e-2}))
+    plain = {"data": {"positive_fraction": 0.0}, "train": {"bf16": False}, "augment": {"noise": 0.0}}
+    kind = kind_of(tiny("segment_encoder", model=model, optim={"lr": 3e-2}, **plain))
     placement = place(jax.devices()[:1])
     optimizer = make_optimizer(kind.config.optim, 20)
     state = jax.jit(lambda: init_state(kind.task, optimizer, 0), out_shardings=placement.replicated)()
     step = trainer(kind.task, optimizer, 0, placement)
     (batch, *_), losses = [next(kind.loaders().train())], []
-    assert batch["mask"].shape == (8, 3 if model["network"] == "inflated" else 1, 32, 32)
+    assert batch["mask"].shape == (8, 3 if "network" in model else 1, 32, 32)
     for _ in range(20):
         state, parts = step(state, placement.put(batch))
         losses.append(float(parts["loss"][0] / parts["loss"][1]))
