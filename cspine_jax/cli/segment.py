@@ -11,8 +11,10 @@ import numpy as np
 
 from cspine_jax import __version__, progress
 from cspine_jax.cli import HASH_UIDS
+from cspine_jax.ct import Volume, read_mask, read_study
 from cspine_jax.ct.identity import from_flag
-from cspine_jax.errors import CspineError, DataError, StudyError
+from cspine_jax.errors import ConfigError, CspineError, DataError, StudyError
+from cspine_jax.evaluation.segmentation import MaskScores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip", action="store_true", help="also ask about the mirror image and average (twice as slow)"
     )
+    parser.add_argument(
+        "--truth", metavar="DIR", help="folder of <StudyInstanceUID>.nii[.gz] masks: also write scores.csv, scores.json"
+    )
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print one JSON object a study instead of lines to read")
 
@@ -33,13 +38,19 @@ def run(args: argparse.Namespace) -> int:
     """Segments every study; a bad one is named and passed over. 0 if any could be used, else 2."""
     import jax
 
-    from cspine_jax.ct import read_study
     from cspine_jax.inference import weights
     from cspine_jax.inference.findings import NOTE, folder_name
     from cspine_jax.inference.vertebrae.files import REPORT, SLICES, write_slices, write_study
     from cspine_jax.inference.vertebrae.segment import Segmenter
 
     out, identity = Path(args.out), from_flag(args.hash_uids)
+    truth = None if args.truth is None else Path(args.truth)
+    if truth is not None and (identity is not None or not truth.is_dir()):
+        raise ConfigError(
+            f"--truth={truth}: "
+            + ("masks are named by UIDs that --hash_uids hides; give one of the two" if identity else "no such folder")
+        )
+    scores = MaskScores()
     spine, refine, card = weights.load(args.weights)
     segmenter = Segmenter(spine, refine, flip=args.flip)
     note = f"{NOTE} {card.note}"
@@ -57,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 folder = folder_name(volume.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {volume.study_uid} was given twice; give it once")
+                mask = None if truth is None else _truth(truth, volume)
                 found = segmenter(volume)
                 report = write_study(
                     out / folder,
@@ -73,18 +85,31 @@ def run(args: argparse.Namespace) -> int:
                 continue
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
+            if mask is not None:
+                scores.add(volume.study_uid, mask, found.labels, found.visibility, volume.spacing_mm)
             done[folder] = volume.study_uid, volume.slice_numbers, found.visibility
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
     finally:  # an interrupt keeps what is done
         if done:
             write_slices(out / SLICES, done.values())
+        if scores.studies:
+            scores.write(out)
     if not done:
         print(f"cspine segment: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
         return 2
     if not args.json:
         print(f"{out / '<study>' / REPORT}: {len(done)} studies ({bad} left out); {out / SLICES}: v_ij of every slice")
+        if truth is not None:
+            print(scores.line() if scores.studies else f"{truth}: holds no mask of these studies")
         print(note)
     return 0
+
+
+def _truth(folder: Path, volume: Volume) -> np.ndarray | None:
+    """uint8 [D, H, W]: the mask of a study, None where the folder has none."""
+    files = [folder / f"{volume.study_uid}{suffix}" for suffix in (".nii.gz", ".nii")]
+    there = next((file for file in files if file.is_file()), None)
+    return None if there is None else read_mask(there, volume)
 
 
 def _line(report: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.cli import main
 from cspine_jax.ct import read_mask, read_study
 from cspine_jax.inference import weights
+from cspine_jax.inference.vertebrae.stored import write_mask
 from tests.ct.dicom_factory import write_series
 
 NOTE = "Trained on phantoms."
@@ -89,3 +90,22 @@ def test_nothing_usable_is_an_error(oracle, tmp_path, capsys):
     assert main(["segment", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "none of 1 studies could be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_truth_is_scored_where_it_is_there(study, oracle, tmp_path, capsys):
+    folder, labels = study
+    volume = read_study(folder)
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    out = tmp_path / "out"
+    assert main(["segment", str(folder), "--out", str(out), "--truth", str(truth)]) == 0
+    assert "holds no mask" in capsys.readouterr().out and not (out / "scores.csv").exists()
+    write_mask(truth / f"{volume.study_uid}.nii.gz", labels, volume)
+    assert main(["segment", str(folder), "--out", str(out), "--truth", str(truth)]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["studies"] == 1 and scores["dice"] > 0.95 and scores["identification_rate"] == 1.0
+    assert "1 studies with truth: Dice" in capsys.readouterr().out
+    assert main(["segment", str(folder), "--out", str(out), "--truth", str(tmp_path / "no")]) == 2
+    assert main(["segment", str(folder), "--out", str(out), "--truth", str(truth), "--hash_uids=s"]) == 2
+    err = capsys.readouterr().err
+    assert "no such folder" in err and "give one of the two" in err
