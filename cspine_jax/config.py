@@ -236,18 +236,22 @@ class VolumeConfig:
 class LossConfig:
     """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric.
 
-    `segmentation`: "dice", "ce" (cross-entropy), "focal", "dice_ce" or "dice_focal".
+    `segmentation`: "dice", "ce" (cross-entropy), "focal", "dice_ce" or "dice_focal"; `background` is the weight of a
+    background pixel in cross-entropy and focal loss (bone is a thirtieth of a slice; unweighted it is learnt late).
     """
 
     alpha: float = 2.0
     positive_weight: float = 2.0
     label_smoothing: float = 0.0
     segmentation: str = "dice_ce"
+    background: float = 0.1
 
     def __post_init__(self):
         _at_least(self, "alpha", 0)
         _at_least(self, "positive_weight", 0)
         _between(self, "label_smoothing", 0.0, 0.5)
+        if self.background <= 0:
+            raise ConfigError(f"loss.background={self.background}: must be above 0; 1 weighs every pixel alike")
         _one_of(self, "segmentation", ("dice", "ce", "focal", "dice_ce", "dice_focal"))
 
 

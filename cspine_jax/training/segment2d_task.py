@@ -20,6 +20,10 @@ from cspine_jax.training.task import Batch, Parts
 CLASSES = len(LABEL_NAMES) + 1
 """Background, C1..C7, T1..T12: the values of a mask."""
 
+BACKGROUND_LOGIT = 4.0
+"""Of a fresh network: background three times in four, as the weighted truth is. From an even guess among twenty
+classes, hundreds of steps go by before anything else is learnt (the prior of Lin et al. 2017)."""
+
 
 class Segment2DTask:
     """Networks "unet2d", "encoder" and "inflated" (`config.model.network`). Methods as in `task.Task`.
@@ -53,8 +57,9 @@ class Segment2DTask:
         """(params, batch statistics). What is no backbone is drawn from one stream: quick to compile."""
         params, stats = nnx.split_state(nnx.state(self._build(key)), nnx.Param, ...)
         params = nnx.to_pure_dict(params)
-        ours = {name: value for name, value in params.items() if name != "encoder"}
-        return {**params, **redraw_kernels(ours, key)}, nnx.to_pure_dict(stats)
+        ours = redraw_kernels({name: value for name, value in params.items() if name != "encoder"}, key)
+        ours["head"] = {**ours["head"], "bias": jnp.zeros(CLASSES).at[0].set(BACKGROUND_LOGIT)}
+        return {**params, **ours}, nnx.to_pure_dict(stats)
 
     def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
         """`config.loss.segmentation` on augmented slices and masks; stacks without a mask count nothing."""
@@ -63,7 +68,7 @@ class Segment2DTask:
         model = nnx.merge(self._graph, params, stats)
         logits = self._logits(model, image, train=True, key=units)
         _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
-        total, weight, parts = segmentation_loss(logits, mask, _known(batch), self._config.loss.segmentation)
+        total, weight, parts = self._judge(logits, mask, batch)
         return total, weight, parts, nnx.to_pure_dict(stats)
 
     def predict(
@@ -73,9 +78,7 @@ class Segment2DTask:
         image, mask = prepare_with_mask(batch["image"], batch["mask"], None, self._config.augment, train=False)
         logits = self._centre(self._logits(nnx.merge(self._graph, params, stats), image))
         truth = mask[:, mask.shape[1] // 2]
-        loss, weight, parts = segmentation_loss(
-            logits[:, None], truth[:, None], _known(batch), self._config.loss.segmentation
-        )
+        loss, weight, parts = self._judge(logits, truth, batch)
         classes = jnp.arange(CLASSES)[None, None, None, :]
         one, other = truth[..., None] == classes, logits.argmax(-1)[..., None] == classes
         counts = {"overlap": one & other, "truth": one, "answer": other}
@@ -91,11 +94,17 @@ class Segment2DTask:
         return jnp.pad(labels, ((0, 0), (top, bottom), (left, right)))
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
-        """`dice` (mean of C1..C7) and `dice_C1` ...: means over studies of the Dice of all their slices."""
+        """`mean_dice` (of C1..C7) and `dice_C1` ...: means over studies of the Dice of all their slices."""
         _, dice = study_dice(table)
         each = {LABEL_NAMES[j + 1]: _mean(dice[:, j]) for j in range(dice.shape[1])}
         cervical = np.array(list(each.values())[:NUM_VERTEBRAE])
-        return {"dice": _mean(cervical), **{f"dice_{name}": x for name, x in each.items() if np.isfinite(x)}}
+        return {"mean_dice": _mean(cervical), **{f"dice_{name}": x for name, x in each.items() if np.isfinite(x)}}
+
+    def _judge(self, logits: jax.Array, labels: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, Parts]:
+        config = self._config.loss
+        known = batch["mask_known"] * batch["valid"].astype(jnp.float32)
+        weights = jnp.ones(CLASSES).at[0].set(config.background)
+        return segmentation_loss(logits, labels, known, config.segmentation, weights)
 
     def _logits(self, model: Any, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
         """[B, n, H, W, 20] of an image [B, H, W, D]; n is D for the inflated network, else 1."""
@@ -133,7 +142,3 @@ def _mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN of nothing."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
-
-
-def _known(batch: Batch) -> jax.Array:
-    return batch["mask_known"] * batch["valid"].astype(jnp.float32)

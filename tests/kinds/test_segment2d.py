@@ -47,7 +47,7 @@ def test_a_run_writes_dice_of_every_level(run):
     assert "phantom data" in (folder / "report.html").read_text()
     lines = [json.loads(line) for line in (experiment.workdir / "metrics.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line["split"] == "validation"]
-    assert {"loss", "dice", "cross_entropy", "dice_C1", "dice_C7"} <= set(line)
+    assert {"loss", "dice", "cross_entropy", "mean_dice", "dice_C1", "dice_C7"} <= set(line)
 
 
 def test_predicted_masks_agree_with_the_figures_and_lie_where_the_records_do(run):
@@ -124,7 +124,7 @@ def test_dice_of_studies_by_hand():
     assert dice[0, 0] == pytest.approx(2 * 4 / (8 + 8)) and dice[0, 7] == 0
     assert np.isnan(np.delete(dice[0], [0, 7])).all()
     figures = Segment2DTask.metrics(None, table)  # type: ignore[arg-type]
-    assert figures == {"dice": 0.5, "dice_C1": 0.5, "dice_T1": 0.0}
+    assert figures == {"mean_dice": 0.5, "dice_C1": 0.5, "dice_T1": 0.0}
 
 
 def test_one_slice_studies_have_a_geometry_too(tiny, tmp_path):
