@@ -65,10 +65,10 @@ class Experiment:
         """Makes the data where needed, then trains or resumes; see `training.loop.fit` for what is written."""
         check_same(self.workdir, self.config, ignore=HARMLESS)
         self._prepare()
+        loaders = self.kind.loaders()  # what cannot be trained on is refused before there is a work folder
         self.workdir.mkdir(parents=True, exist_ok=True)
         with only_process(self.workdir):
             write_text(self.workdir / "config.json", json.dumps(to_dict(self.config), indent=1) + "\n")
-            loaders = self.kind.loaders()
             say(f"train: {self.kind.about(loaders)}; {self.placement.mesh.size} devices")
             with self._timed("training"):
                 done = fit(self.kind.task, self.config, loaders, self.workdir, placement=self.placement)

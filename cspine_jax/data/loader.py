@@ -57,10 +57,16 @@ def train_records(
         config: `fracture_target`, and the folds that decide the training studies where `studies` is None.
         studies: study numbers.
         task: decides what has to be known, see `batches`.
+
+    Raises:
+        DataError: the studies differ in size, or lack the vertebra probabilities that `data.vertebra_probs` promises.
     """
     studies = split_studies(table, config)["train"] if studies is None else studies
-    records = table.records_of(studies)
-    return records[batches_for(task, table, config, training=True).known[records]]
+    source, records = batches_for(task, table, config, training=True), table.records_of(studies)
+    records = records[source.known[records]]
+    if records.size:
+        source.check(records)
+    return records
 
 
 def train_batches(

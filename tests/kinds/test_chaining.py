@@ -74,7 +74,7 @@ def test_no_study_is_predicted_by_a_model_that_saw_it(folds, data_dir):
         assert fold == table.folds[table.study[record]]
 
 
-def test_a_type_2_model_reads_the_joined_table_and_refuses_a_single_one(folds, tiny):
+def test_a_type_2_model_reads_the_joined_table_and_refuses_a_single_one(folds, tiny, tmp_path):
     pattern, _, _ = folds
     kind = kind_of(tiny(model={"type": 2}, data={"vertebra_probs": pattern}))
     table, loaders = kind.data.table, kind.loaders()
@@ -82,8 +82,10 @@ def test_a_type_2_model_reads_the_joined_table_and_refuses_a_single_one(folds, t
     for batch in (next(loaders.train()), next(iter(loaders.validation()))):
         np.testing.assert_array_equal(batch["vertebra_probs"], v[table.first[batch["study"]] + batch["index"]])
     one = pattern.replace("fold*", "fold0")
+    single = Experiment(tiny(model={"type": 2}, data={"vertebra_probs": one}), tmp_path / "run")
     with pytest.raises(DataError, match="are of a model that learnt from it"):
-        kind_of(tiny(model={"type": 2}, data={"vertebra_probs": one})).loaders().train()
+        single.train()
+    assert not (tmp_path / "run").exists()
     allowed = tiny(model={"type": 2}, data={"vertebra_probs": one, "in_sample_probs": True})
     next(kind_of(allowed).loaders().train())
 
