@@ -1,10 +1,17 @@
-"""The fine 3D network: the exact shape, at 1 mm, of vertebrae whose rough place the coarse one has found.
+r"""The fine 3D network: the exact shape, at 1 mm, of vertebrae whose rough place the coarse one has found.
 
     python launch.py --config=configs/segment_refine3d.py
 
 Neighbouring vertebrae are told apart by one of three colours, so it needs no names and no context. In training the
 rough map is the truth, spoilt as a coarse network spoils it; so it does not wait for one. Data as in
 `segment_unet3d.py`, made once for both.
+
+The background weighs 0.1 at first, so that bone is learnt quickly; that draws outlines too wide. A short second run
+with even weights, from the first one's, puts them right:
+
+    python launch.py --config=configs/segment_refine3d.py --workdir=runs/refine_tuned \
+        --config.train.init_from=runs/segment_refine3d --config.volume.background_weight=1.0 \
+        --config.optim.lr=7e-4 --config.train.total_steps=300 --config.train.eval_steps=100
 
 Cost: an hour of training on two cores. Expected (phantom): see `cspine weights inspect`.
 """

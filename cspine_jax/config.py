@@ -277,7 +277,8 @@ class TrainConfig:
     """How long and how. Exactly one of `total_steps`, `total_epochs`, `total_examples` is above 0; same for `eval_*`.
 
     Early stopping as document B's: stop when the validation loss has not fallen by `min_delta` in `patience`
-    evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters.
+    evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters. `init_from` is the
+    work folder of another run of the same network: a fresh run starts from its best weights (fine-tuning).
     """
 
     total_steps: int = 0
@@ -293,6 +294,7 @@ class TrainConfig:
     min_delta: float = 0.01
     patience: int = 5
     bf16: bool = False
+    init_from: str = ""
 
     def __post_init__(self):
         for what in ("total", "eval"):

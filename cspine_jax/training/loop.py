@@ -11,7 +11,7 @@ import numpy as np
 
 from cspine_jax import progress
 from cspine_jax.config import Config, to_dict
-from cspine_jax.errors import CspineError
+from cspine_jax.errors import CspineError, DataError
 from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.counters import Counters, duration
 from cspine_jax.training.evaluate import run_pass
@@ -87,6 +87,8 @@ def fit(
         counters = Counters(seed=config.seed)
         if restored is None:
             state = jax.jit(init, out_shardings=placement.replicated)()
+            if train.init_from:
+                state = _warm(state, train.init_from, placement)
         else:
             state, saved = restored
             counters = Counters(**{field.name: saved[field.name] for field in dataclasses.fields(Counters)})
@@ -102,6 +104,21 @@ def fit(
                 run = _Run(task, config, loaders, placement, total, state, counters, batches, checkpoints, writer, bar)
                 run.go(trainer(task, optimizer, config.seed, placement), evaluate, signals, on_step)
     return Fit(counters.step, first, counters.finished, evaluate)
+
+
+def _warm(state: TrainState, workdir: str, placement: Placement) -> TrainState:
+    """The state with the best weights of another run in place of random ones.
+
+    Raises:
+        DataError: the folder holds no checkpoint of this network.
+    """
+    folder = Path(workdir).expanduser() / "checkpoints"
+    if not folder.is_dir():
+        raise DataError(f"train.init_from={workdir!r}: no checkpoints there; give the --workdir of a finished run")
+    params, stats = abstract_state(lambda: (state.params, state.stats), placement)
+    with Checkpoints(folder) as checkpoints:
+        params, stats, _ = checkpoints.load_model(params, stats)
+    return dataclasses.replace(state, params=params, stats=stats)
 
 
 class _Run:

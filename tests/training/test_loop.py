@@ -1,5 +1,6 @@
 """The loop on a toy task: curves, resuming to the bit, early stopping, signals, one compilation."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -211,3 +212,19 @@ def test_metrics_are_json_lines_with_null_for_nan(tmp_path):
         "auc": None,
         "loss": 0.5,
     }
+
+
+def test_a_run_may_start_from_the_weights_of_another(undisturbed, tmp_path):
+    workdir, _ = undisturbed
+    config = toy.config()
+    warm = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=str(workdir)))
+    loop.fit(toy.ToyTask(), warm, toy.loaders(), tmp_path / "warm")
+    cold, first = curve(workdir), curve(tmp_path / "warm")
+    assert first[0]["loss"] < 0.8 * cold[0]["loss"]
+    last = [line["loss"] for line in cold if line["split"] == "validation"][-1]
+    assert first[0]["loss"] < 1.3 * last
+    loop.fit(toy.ToyTask(), warm, toy.loaders(), tmp_path / "warm")  # finished: nothing is started anew
+    assert curve(tmp_path / "warm") == first
+    nowhere = dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=str(tmp_path / "no")))
+    with pytest.raises(DataError, match="give the --workdir of a finished run"):
+        loop.fit(toy.ToyTask(), nowhere, toy.loaders(), tmp_path / "cold")
