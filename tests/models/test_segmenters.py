@@ -107,18 +107,18 @@ def test_inflated_on_a_constant_stack_is_the_2d_network():
     """Away from the ends (one slice an inflated convolution) every level of the pyramid equals the 2D network's."""
     from cspine_jax.models import resnet
 
-    resnet.VARIANTS["resnet_tiny"] = resnet.Config(blocks=(1,), bottleneck=False, width=4)
+    resnet.VARIANTS["resnet_one_block"] = resnet.Config(blocks=(1,), bottleneck=False, width=4)
     try:
-        flat, params = drawn(lambda r: create("resnet_tiny", in_channels=1, features_only=True, rngs=r))
+        flat, params = drawn(lambda r: create("resnet_one_block", in_channels=1, features_only=True, rngs=r))
         encoder = nnx.merge(flat, params)
-        deep = InflatedUNet("resnet_tiny", num_classes=2, width=2, rngs=nnx.Rngs(0))
+        deep = InflatedUNet("resnet_one_block", num_classes=2, width=2, rngs=nnx.Rngs(0))
         deep.encoder = inflate(nnx.clone(encoder))
         picture = jnp.asarray(np.random.default_rng(0).random((1, 32, 24, 1)), jnp.float32)
         expected = jax.jit(lambda x: encoder(x))(picture)
         stack = jnp.broadcast_to(picture[:, None], (1, 9, 32, 24, 1))
         got = jax.jit(lambda x: deep.pyramid(x))(stack)
     finally:
-        del resnet.VARIANTS["resnet_tiny"]
+        del resnet.VARIANTS["resnet_one_block"]
     assert len(got) == len(expected) == 2
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one[:, 4], other, rtol=1e-4, atol=1e-5)
