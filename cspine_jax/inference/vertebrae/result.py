@@ -9,6 +9,9 @@ VISIBLE, CUT_OFF, ABSENT = "visible", "cut off", "absent"
 CERTAIN = 0.8
 """A level named with less confidence than this gets a warning."""
 
+NAMED = 0.6
+"""Below this confidence a vertebra gets no name at all, and a warning says so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Vertebra:

@@ -1,5 +1,6 @@
 """A volume -> its vertebrae: coarse network, instances, names, fine network, masks on the study's own grid."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from cspine_jax.inference.vertebrae.grids import mirrored_refine, mirrored_spine
 from cspine_jax.inference.vertebrae.instances import Instances, find_instances
 from cspine_jax.inference.vertebrae.native import to_native
 from cspine_jax.inference.vertebrae.order import Naming, name_instances
-from cspine_jax.inference.vertebrae.result import ABSENT, CERTAIN, CUT_OFF, VISIBLE, Vertebra, Vertebrae
+from cspine_jax.inference.vertebrae.result import ABSENT, CERTAIN, CUT_OFF, NAMED, VISIBLE, Vertebra, Vertebrae
 
 
 class Segmenter:
@@ -52,7 +53,7 @@ class Segmenter:
         instances = find_instances(probabilities, offsets, grid.spacing_mm)
         bone = 1 - probabilities[..., 0]
         del probabilities, offsets
-        naming = name_instances(instances)
+        naming, withheld = _withhold(name_instances(instances))
         clock.lap("naming")
         labels = np.zeros(volume.shape, np.uint8)
         visible = np.zeros((volume.shape[0], len(instances)), np.float32)
@@ -79,9 +80,19 @@ class Segmenter:
             naming_probability=naming.probability,
             entropy=naming.entropy,
             shifted=naming.shifted,
-            warnings=tuple(_warnings(levels, instances, naming)),
+            warnings=(*withheld, *_warnings(levels, instances, naming)),
             seconds=clock.seconds,
         )
+
+
+def _withhold(naming: Naming) -> tuple[Naming, list[str]]:
+    """Takes back names that are little better than their neighbours', and says so: a wrong level is worse than none."""
+    unsure = (naming.levels >= 0) & (naming.confidence < NAMED)
+    if not unsure.any():
+        return naming, []
+    guesses = ", ".join(f"{LEVELS[naming.levels[k]]} {naming.confidence[k]:.2f}" for k in np.flatnonzero(unsure))
+    line = f"{unsure.sum()} vertebrae seen whose level is unsure, so not named; best guesses: {guesses}"
+    return dataclasses.replace(naming, levels=np.where(unsure, -1, naming.levels)), [line]
 
 
 class _Clock:
@@ -146,7 +157,7 @@ def _warnings(levels: Sequence[Vertebra], instances: Instances, naming: Naming) 
     cut = [v.name for v in there if v.state == CUT_OFF]
     if cut:
         lines.append(f"{', '.join(cut)} cut off at the edge of the image")
-    for k in np.flatnonzero(naming.levels < 0):
+    for k in np.flatnonzero((naming.levels < 0) & (naming.marginals[:, -1] >= 0.5)):
         lines.append(
             f"{instances.volume_ml[k]:.1f} ml of bone {instances.centroid_mm[k, 0]:.0f} mm below the first slice taken "
             "for no vertebra"
