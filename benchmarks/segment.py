@@ -14,7 +14,6 @@ study of `--slices` x `--size` x `--size`, in seconds and peak memory.
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -242,13 +241,17 @@ def command(slices: int, size: int) -> dict[str, float]:
         study = next((Path(folder) / "data" / "train_images").iterdir())
         for extra in sorted(study.iterdir(), key=lambda f: int(f.stem))[slices:]:
             extra.unlink()
-        argv = [sys.executable, "-m", "cspine_jax.cli", "segment", str(study), "--out", f"{folder}/out", "--json"]
+        code = (
+            "import resource, sys; from cspine_jax.cli import main; status = main(sys.argv[1:]); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        )
+        argv = [sys.executable, "-c", code, "segment", str(study), "--out", f"{folder}/out", "--json"]
         subprocess.run(argv, check=True, capture_output=True)  # compiles
         start = time.perf_counter()
         done = subprocess.run(argv, check=True, capture_output=True, text=True)
         seconds = time.perf_counter() - start
         report = json.loads(done.stdout.splitlines()[0])
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        peak = int(done.stdout.splitlines()[-1]) / 2**20
         return {"slices": len(list(study.iterdir())), "seconds": seconds, "peak_gib": peak, **report["seconds"]}
 
 
