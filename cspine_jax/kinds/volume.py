@@ -1,7 +1,6 @@
 """The 3D segmentation networks: "spine" (coarse, names and votes) and "refine" (fine, shapes)."""
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from cspine_jax.errors import DataError
 from cspine_jax.inference.vertebrae.coarse import see_spine
 from cspine_jax.inference.vertebrae.instances import find_instances
 from cspine_jax.inference.vertebrae.order import name_instances
-from cspine_jax.kinds.kind import Kind, Trained
-from cspine_jax.kinds.records import Records, find_records
+from cspine_jax.kinds.kind import Trained
+from cspine_jax.kinds.on_records import OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
 from cspine_jax.training.refine_task import RefineTask
 from cspine_jax.training.spine_task import SpineTask
@@ -27,8 +26,8 @@ from cspine_jax.training.volume_task import VolumeTask
 from cspine_jax.training.workdir import say, write_text
 
 
-class _Volume(Kind):
-    """What both share: records with masks, crops of them, Dice on the crops of held-out studies."""
+class _Volume(OnRecords):
+    """What both share: crops of the masked studies' records, Dice on those of held-out studies."""
 
     of_the_model = (
         "task",
@@ -38,33 +37,16 @@ class _Volume(Kind):
         "volume.max_width",
         "volume.light",
     )
+    masked = True
     task: VolumeTask
     spine_only: bool
     classes: tuple[str, ...]
-
-    @functools.cached_property
-    def data(self) -> Records:
-        """The records."""
-        return find_records(self.config.data)
-
-    def prepare(self) -> None:
-        """Finds or makes the records; refuses parts without any mask, which is the truth here."""
-        for part in ("train", "validation", "test"):
-            if not self._masked(part).size:
-                raise DataError(
-                    f"{self.data.table.path}: no {part} study has a mask to learn vertebrae from; use more studies or "
-                    "another data.fold"
-                )
-
-    def _masked(self, part: str) -> np.ndarray:
-        studies = self.data.parts[part]
-        return studies[self.data.table.has_mask[studies]]
 
     def loaders(self) -> Loaders:
         """Varied crops of the masked training studies; one crop of each masked validation study."""
         if jax.process_count() > 1:
             raise DataError(f"task={self.config.task!r} trains on one host; use its devices, or another task")
-        table, config, train = self.data.table, self.config, self._masked("train")
+        table, config, train = self.data.table, self.config, self.studies("train")
         return Loaders(
             train=lambda: train_crops(
                 table, train, config.data, config.volume, config.seed, spine_only=self.spine_only
@@ -75,13 +57,8 @@ class _Volume(Kind):
 
     def _crops(self, part: str):
         return eval_crops(
-            self.data.table, self._masked(part), self.config.data, self.config.volume, spine_only=self.spine_only
+            self.data.table, self.studies(part), self.config.data, self.config.volume, spine_only=self.spine_only
         )
-
-    def about(self, loaders: Loaders) -> str:
-        """Studies with a mask of each part."""
-        counts = ", ".join(f"{len(self._masked(part))} {part}" for part in self.data.parts)
-        return f"{counts} studies with a mask"
 
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Dice of each class over the crops of the test studies, in `W/evaluation/metrics.json`.
@@ -115,8 +92,7 @@ class Spine(_Volume):
     classes = tuple(LABEL_NAMES.values())
 
     def __init__(self, config: Config):
-        self.config = config
-        self.task = SpineTask(config)
+        super().__init__(config, SpineTask(config), "vertebra")
 
     def predict(self, model: Trained) -> Path:
         """The vertebrae of every slice of every study.
@@ -145,8 +121,7 @@ class Refine(_Volume):
     classes = ("colour 0", "colour 1", "colour 2")
 
     def __init__(self, config: Config):
-        self.config = config
-        self.task = RefineTask(config)
+        super().__init__(config, RefineTask(config), "vertebra")
 
     def predict(self, model: Trained) -> Path:
         """This network needs a coarse one before it: see `cspine weights export` and `cspine segment`.

@@ -38,6 +38,10 @@ MIN_PROBABILITY = 1e-3
 """Floor of a voxel's probability of a level: a single sure voxel must not rule out what all others say."""
 
 
+MOST_INSTANCES = 40
+"""A whole spine has 26 vertebrae; more peaks than this are noise, and the naming would take minutes over them."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Instances:
     """n vertebrae without names, sorted from head to feet.
@@ -93,13 +97,15 @@ def find_instances(probabilities: np.ndarray, offsets: np.ndarray, spacing_mm: t
 def _group(votes: np.ndarray, weights: np.ndarray, volumes_ml: np.ndarray) -> np.ndarray:
     """Instance of each vote, -1 for none; instances below `MIN_ML` give their votes to the others."""
     peaks = _peaks(votes, weights)
-    while len(peaks):
-        distance = np.stack([np.linalg.norm(votes - peak, axis=1) for peak in peaks])  # [peaks, m]
+    distance = np.empty((len(peaks), len(votes)), np.float32)
+    for row, peak in zip(distance, peaks, strict=True):
+        row[:] = np.linalg.norm(votes - peak, axis=1)
+    while len(distance):
         owner = np.where(distance.min(axis=0) <= REACH_MM, distance.argmin(axis=0), -1)
-        volume = np.bincount(owner[owner >= 0], volumes_ml[owner >= 0], minlength=len(peaks))
+        volume = np.bincount(owner[owner >= 0], volumes_ml[owner >= 0], minlength=len(distance))
         if volume.min() >= MIN_ML:
             return owner
-        peaks = np.delete(peaks, int(volume.argmin()), axis=0)
+        distance = np.delete(distance, int(volume.argmin()), axis=0)
     return np.full(len(votes), -1)
 
 
@@ -120,6 +126,8 @@ def _peaks(votes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     for peak in found:
         if all(np.linalg.norm(peak - other) >= PEAK_DISTANCE_MM for other in kept):
             kept.append(peak)
+            if len(kept) == MOST_INSTANCES:
+                break
     return np.array(kept)
 
 
