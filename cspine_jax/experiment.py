@@ -12,16 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from cspine_jax.config import Config, to_dict
 from cspine_jax.kinds import Trained, kind_of
-from cspine_jax.training.checkpoint import Checkpoints
+from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.loop import fit
 from cspine_jax.training.sharding import Placement, place
-from cspine_jax.training.state import abstract_state
 from cspine_jax.training.step import Once, evaluator
 from cspine_jax.training.task import Batch
 from cspine_jax.training.workdir import check_same, only_process, say, write_text
@@ -125,9 +123,7 @@ class Experiment:
             self._prepared = True
 
     def _best(self) -> Trained:
-        params, stats = abstract_state(lambda: self.kind.task.init(jax.random.key(0)), self.placement)
-        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            params, stats, step = checkpoints.load_model(params, stats)
+        params, stats, step = load_best(self.kind.task, self.workdir, self.placement)
         if self._evaluator is None:
             self._evaluator = evaluator(self.kind.task, self.placement)
         step_of = self._evaluator

@@ -48,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
     if truth is not None and (identity is not None or not truth.is_dir()):
         raise ConfigError(
             f"--truth={truth}: "
-            + ("masks are named by UIDs that --hash_uids hides; give one of the two" if identity else "no such folder")
+            + (
+                "masks are named by UIDs that --hash_uids hides; give one of the two"
+                if identity
+                else "no such folder; give that of <StudyInstanceUID>.nii.gz"
+            )
         )
     scores = MaskScores()
     spine, refine, card = weights.load(args.weights)

@@ -12,11 +12,10 @@ import numpy as np
 from cspine_jax import __version__
 from cspine_jax.config import Config, from_dict, to_dict
 from cspine_jax.errors import DataError
-from cspine_jax.inference.run import from_folder
+from cspine_jax.inference.run import from_folder, read_json
 from cspine_jax.inference.weights import CARD, TASKS, Card, flatten
-from cspine_jax.training.checkpoint import Checkpoints
+from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.sharding import place
-from cspine_jax.training.state import abstract_state
 from cspine_jax.training.workdir import write_text
 
 
@@ -41,12 +40,8 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
     phantom = True
     for kind, workdir in (("spine", Path(spine)), ("refine", Path(refine))):
         config = _run_config(kind, workdir)
-        task = TASKS[kind](config)
-        params, stats = abstract_state(lambda task=task: task.init(jax.random.key(0)), place())
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            params, stats, step = checkpoints.load_model(params, stats)
-        for part, tree in (("params", params), ("stats", stats)):
-            arrays |= {k: np.asarray(x, np.float16) for k, x in flatten(tree, f"{kind}/{part}").items()}
+        params, stats, step = load_best(TASKS[kind](config), workdir, place())
+        arrays |= _halves(kind, params, stats)
         phantom &= not config.data.manual_dir or (Path(config.data.manual_dir) / "phantom.json").is_file()
         metrics = workdir / "evaluation" / "metrics.json"
         figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
@@ -95,9 +90,6 @@ def export_fracture(
     loaded = from_folder(Path(run))
     if not loaded.card.evaluated:
         raise DataError(f"{run}: no evaluation/metrics.json, so no thresholds; run `launch.py --mode=evaluate` first")
-    arrays: dict[str, np.ndarray] = {}
-    for part, tree in (("params", loaded.params), ("stats", loaded.stats)):
-        arrays |= {k: np.asarray(x, np.float16) for k, x in flatten(tree, f"fracture/{part}").items()}
     network = {
         "config": _public(loaded.config),
         "step": loaded.step,
@@ -111,8 +103,17 @@ def export_fracture(
     note = f"Fractures by research weights trained on {what}; not for clinical use."
     versions = {"cspine_jax": __version__, "jax": jax.__version__}
     card = Card(name, note, loaded.card.phantom, {"fracture": network, **facts}, versions)
-    _write(Path(out), arrays, card)
+    _write(Path(out), _halves("fracture", loaded.params, loaded.stats), card)
     return card
+
+
+def _halves(kind: str, params: Any, stats: Any) -> dict[str, np.ndarray]:
+    """The arrays of one network as they are written."""
+    return {
+        name: np.asarray(x, np.float16)
+        for part, tree in (("params", params), ("stats", stats))
+        for name, x in flatten(tree, f"{kind}/{part}").items()
+    }
 
 
 def _public(config: Config) -> dict[str, Any]:
@@ -134,10 +135,7 @@ def _write(out: Path, arrays: Mapping[str, np.ndarray], card: Card) -> None:
 
 def _run_config(kind: str, workdir: Path) -> Config:
     path = workdir / "config.json"
-    try:
-        config = from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; give the --workdir of a `launch.py` run") from error
+    config = from_dict(read_json(path, "give the --workdir of a `launch.py` run"))
     if config.task != kind:
         raise DataError(f"{path}: a run of task {config.task!r}, not {kind!r}; give the --workdir of that one")
     return config

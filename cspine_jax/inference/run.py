@@ -15,10 +15,9 @@ from cspine_jax.data.resize import resize_hu
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.inference import weights
 from cspine_jax.inference.calibration import unweighted
-from cspine_jax.training.checkpoint import Checkpoints
+from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
-from cspine_jax.training.state import abstract_state
 
 LEVELS = ("presence", "slice", "vertebra", "patient")
 
@@ -150,10 +149,7 @@ def from_folder(workdir: Path) -> Loaded:
     if config.task != "fracture":
         raise DataError(f"{workdir}: task={config.task!r} finds no fractures; give the --workdir of a fracture run")
     card = _read_card(workdir, config)
-    task = SliceTask(config)
-    params, stats = abstract_state(lambda: task.init(jax.random.key(0)), place())
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        params, stats, step = checkpoints.load_model(params, stats)
+    params, stats, step = load_best(SliceTask(config), workdir, place())
     return Loaded(config, card, step, params, stats)
 
 
@@ -180,7 +176,8 @@ def from_file(path: str | Path | None) -> Loaded:
     return Loaded(config, about, int(facts["step"]), params, stats)
 
 
-def _read_json(path: Path, fix: str) -> dict[str, Any]:
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object from a file; `fix` ends the message of what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -194,7 +191,7 @@ def _read_json(path: Path, fix: str) -> dict[str, Any]:
 
 def _read_config(workdir: Path) -> Config:
     fix = "give the --workdir of a finished `launch.py` run"
-    values = _read_json(workdir / "config.json", fix)
+    values = read_json(workdir / "config.json", fix)
     if not (workdir / "checkpoints").is_dir():
         raise DataError(f"{workdir / 'checkpoints'}: no such folder; {fix}")
     return from_dict(values)
@@ -207,7 +204,7 @@ def _read_card(workdir: Path, config: Config) -> Card:
         phantom = not folder or (Path(folder) / "phantom.json").exists()
         return Card(dict.fromkeys(LEVELS, 0.5), np.full(len(TARGETS), 0.5), False, phantom)
     fix = "run `launch.py --mode=evaluate` again"
-    metrics = _read_json(path, fix)
+    metrics = read_json(path, fix)
     try:
         return Card(
             {level: float(metrics["thresholds"][level]["value"]) for level in LEVELS},

@@ -82,7 +82,10 @@ def read(path: str | Path | None = None, shipped: str = SHIPPED) -> tuple[dict[s
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give a file of `cspine weights export`") from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{name}: not a weights file ({error}); give one of `cspine weights export`") from error
+        # numpy's own words advise to unpickle the file
+        raise DataError(
+            f"{name}: not a weights file ({type(error).__name__} while reading); give one of `cspine weights export`"
+        ) from error
     return arrays, card
 
 

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from cspine_jax.errors import DataError
-from cspine_jax.training.state import TrainState
+from cspine_jax.training.sharding import Placement
+from cspine_jax.training.state import TrainState, abstract_state
+from cspine_jax.training.task import Task
 
 METRIC = "loss"
 
@@ -207,3 +209,22 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def load_best(task: Task, workdir: Path, placement: Placement) -> tuple[Any, Any, int]:
+    """The best model of a run, on the devices; see `Checkpoints.load_model`.
+
+    Args:
+        task: of the run; says the shapes.
+        workdir: W, the run's folder.
+        placement: the devices.
+
+    Returns:
+        (params, stats, step).
+
+    Raises:
+        DataError: there is no checkpoint, or none can be read.
+    """
+    params, stats = abstract_state(lambda: task.init(jax.random.key(0)), placement)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.load_model(params, stats)

@@ -12,7 +12,7 @@ import numpy as np
 from cspine_jax import progress
 from cspine_jax.config import Config, to_dict
 from cspine_jax.errors import CspineError, DataError
-from cspine_jax.training.checkpoint import Checkpoints
+from cspine_jax.training.checkpoint import Checkpoints, load_best
 from cspine_jax.training.counters import Counters, duration
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.optim import make_optimizer, one_cycle
@@ -88,7 +88,7 @@ def fit(
         if restored is None:
             state = jax.jit(init, out_shardings=placement.replicated)()
             if train.init_from:
-                state = _warm(state, train.init_from, placement)
+                state = _warm(state, task, train.init_from, placement)
         else:
             state, saved = restored
             counters = Counters(**{field.name: saved[field.name] for field in dataclasses.fields(Counters)})
@@ -106,7 +106,7 @@ def fit(
     return Fit(counters.step, first, counters.finished, evaluate)
 
 
-def _warm(state: TrainState, workdir: str, placement: Placement) -> TrainState:
+def _warm(state: TrainState, task: Task, workdir: str, placement: Placement) -> TrainState:
     """The state with the best weights of another run in place of random ones.
 
     Raises:
@@ -115,9 +115,7 @@ def _warm(state: TrainState, workdir: str, placement: Placement) -> TrainState:
     folder = Path(workdir).expanduser() / "checkpoints"
     if not folder.is_dir():
         raise DataError(f"train.init_from={workdir!r}: no checkpoints there; give the --workdir of a finished run")
-    params, stats = abstract_state(lambda: (state.params, state.stats), placement)
-    with Checkpoints(folder) as checkpoints:
-        params, stats, _ = checkpoints.load_model(params, stats)
+    params, stats, _ = load_best(task, folder.parent, placement)
     return dataclasses.replace(state, params=params, stats=stats)
 
 
