@@ -25,7 +25,7 @@ from torch import nn
 
 from cspine_jax.config import LossConfig, ModelConfig
 from cspine_jax.losses import slice_loss
-from cspine_jax.models import basic_cnn, resnet
+from cspine_jax.models.backbones import basic_cnn, resnet
 from cspine_jax.models.slices import SliceModel, init_model
 
 DEPTH = 5

@@ -14,8 +14,9 @@ from flax import nnx
 
 from cspine_jax.errors import ConfigError
 from cspine_jax.models import create
-from cspine_jax.models.layers import BatchNorm, Conv, conv2d, he_normal_out, max_pool
-from cspine_jax.models.resnet import ResNet
+from cspine_jax.models.backbones.resnet import ResNet
+from cspine_jax.models.conv import conv2d, max_pool
+from cspine_jax.models.layers import BatchNorm, Conv, he_normal_out
 from cspine_jax.models.unet2d import pad_to_multiple
 from cspine_jax.models.unet_encoder import decoder_plan, enlarge
 

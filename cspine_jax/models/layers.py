@@ -1,16 +1,11 @@
-"""Building blocks that are fast where they run: convolution, batch normalisation, pooling, PReLU, dropout.
+"""Building blocks of the image networks: convolution, normalisation, pooling, gates, dropout.
 
-XLA's CPU back end is on par with others for dense 3x3 convolutions and slow for 1x1, depthwise and max-pool
-gradients. Here each operation picks, while it is traced, the exact form that its back end runs fast; other back ends
-keep XLA's native operations. All arrays are `[B, H, W, C]`; kernels are `[kh, kw, in / groups, out]`.
-
-Parameters are float32; `dtype` is the type computed in (None: that of the input). Padding is symmetric, as in torch.
+Parameters are float32; `dtype` is the type computed in (None: that of the input). Arrays are `[B, H, W, C]`; padding
+is symmetric, as in torch, unless it is "same" (TensorFlow's). `conv` holds the operations themselves.
 """
 
-import contextlib
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,147 +13,14 @@ from flax import nnx
 from jax import lax
 from jax.nn import initializers
 
-Size = int | tuple[int, int]
+from cspine_jax.models.conv import Size, conv2d, pair
 
 he_normal_out = initializers.variance_scaling(2.0, "fan_out", "normal")
 """Convolution kernels in front of a ReLU: normal, variance 2 / fan-out (He et al. 2015)."""
 
-_backend: list[str] = []
-
-
-@contextlib.contextmanager
-def assume_backend(name: str) -> Iterator[None]:
-    """Traces as if `name` ("cpu", "gpu", "tpu") were the default back end: for export and for tests."""
-    _backend.append(name)
-    try:
-        yield
-    finally:
-        _backend.pop()
-
-
-def on_cpu() -> bool:
-    """True while operations should be traced in the form that XLA's CPU back end runs fast."""
-    return (_backend[-1] if _backend else jax.default_backend()) == "cpu"
-
-
-def pair(value: Size) -> tuple[int, int]:
-    """`3` -> `(3, 3)`."""
-    return (value, value) if isinstance(value, int) else value
-
 
 def _at_least_float32(x: jax.Array) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0, groups: int = 1) -> jax.Array:
-    """Cross-correlation in the form that is fast on this back end.
-
-    Args:
-        x: `[B, H, W, C]`.
-        kernel: `[kh, kw, C / groups, O]`, of x's dtype.
-        stride: step in y and x.
-        padding: zeros added on both sides in y and x.
-        groups: channel groups; C for a depthwise convolution.
-
-    Returns:
-        `[B, H', W', O]`, H' = (H + 2 padding - kh) // stride + 1.
-    """
-    stride, padding = pair(stride), pair(padding)
-    kh, kw, _, out = kernel.shape
-    if on_cpu() and (kh, kw) == (1, 1) and groups == 1 and padding == (0, 0):
-        return _pointwise(x, kernel, stride)
-    if on_cpu() and groups == x.shape[-1] == out and kh * kw <= 49:
-        return _depthwise_shifted(x, kernel, stride, padding)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=[(p, p) for p in padding],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    x = x[:, :: stride[0], :: stride[1]]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-
-
-def _window(x: jax.Array, dy: int, dx: int, size: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
-    """The `[B, *size, C]` elements of x that offset (dy, dx) of a sliding window meets."""
-    b, _, _, c = x.shape
-    stop = (b, dy + (size[0] - 1) * stride[0] + 1, dx + (size[1] - 1) * stride[1] + 1, c)
-    return lax.slice(x, (0, dy, dx, 0), stop, (1, *stride, 1))
-
-
-def _out_size(x: jax.Array, window: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
-    _, h, w, _ = x.shape
-    return (h - window[0]) // stride[0] + 1, (w - window[1]) // stride[1] + 1
-
-
-def _pad(x: jax.Array, padding: tuple[int, int], value: float = 0.0) -> jax.Array:
-    edges = [(0, 0, 0), (padding[0], padding[0], 0), (padding[1], padding[1], 0), (0, 0, 0)]
-    return lax.pad(x, jnp.asarray(value, x.dtype), edges)
-
-
-def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int]) -> jax.Array:
-    kh, kw = kernel.shape[:2]
-    x = _pad(x, padding)
-    size = _out_size(x, (kh, kw), stride)
-    terms = (_window(x, i, j, size, stride) * kernel[i, j, 0][None, None, None] for i in range(kh) for j in range(kw))
-    return sum(terms, start=jnp.zeros((), x.dtype))
-
-
-def max_pool(x: jax.Array, window: Size, stride: Size, padding: Size = 0) -> jax.Array:
-    """Largest value under each window; `[B, H, W, C]` -> `[B, H', W', C]`. The gradient goes to the first largest."""
-    args = pair(window), pair(stride), pair(padding)
-    return _max_pool_shifted(x, *args) if on_cpu() else _max_pool_native(x, *args)
-
-
-def _max_pool_native(
-    x: jax.Array, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> jax.Array:
-    edges = [(0, 0), *((p, p) for p in padding), (0, 0)]
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), edges)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool_shifted(
-    x: jax.Array, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> jax.Array:
-    x = _pad(x, padding, -jnp.inf)
-    size = _out_size(x, window, stride)
-    out = _window(x, 0, 0, size, stride)
-    for k in range(1, window[0] * window[1]):
-        out = jnp.maximum(out, _window(x, *divmod(k, window[1]), size, stride))
-    return out
-
-
-def _max_pool_fwd(x, window, stride, padding):
-    out = _max_pool_shifted(x, window, stride, padding)
-    return out, (x, out)
-
-
-def _max_pool_bwd(window, stride, padding, saved, g):
-    x, out = saved
-    padded = _pad(x, padding, -jnp.inf)
-    size = _out_size(padded, window, stride)
-    free = jnp.ones(out.shape, bool)
-    zero = jnp.zeros((), g.dtype)
-    total = jnp.zeros(padded.shape, g.dtype)
-    for k in range(window[0] * window[1]):
-        dy, dx = divmod(k, window[1])
-        hit = free & (_window(padded, dy, dx, size, stride) == out)
-        free = free & ~hit
-        below = padded.shape[1] - dy - (size[0] - 1) * stride[0] - 1
-        right = padded.shape[2] - dx - (size[1] - 1) * stride[1] - 1
-        edges = [(0, 0, 0), (dy, below, stride[0] - 1), (dx, right, stride[1] - 1), (0, 0, 0)]
-        total = total + lax.pad(jnp.where(hit, g, zero), zero, edges)
-    py, px = padding
-    return (total[:, py : py + x.shape[1], px : px + x.shape[2]],)
-
-
-_max_pool_shifted.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def global_pool(x: jax.Array, kind: str) -> jax.Array:
@@ -187,12 +49,48 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> ja
         return x
     if key is None:
         raise ValueError(f"dropout at rate {rate} in training needs a key: call the module with key=...")
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return _inverted_dropout(x, rate, key, x.shape)
+
+
+def drop_path(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
+    """Stochastic depth (Huang et al. 2016): drops a residual branch `[B, ...]` whole, example by example.
+
+    Raises:
+        ValueError: training at a rate above 0 without a key.
+    """
+    if not train or rate == 0.0:
+        return x
+    if key is None:
+        raise ValueError(f"stochastic depth at rate {rate} in training needs a key: call the module with key=...")
+    return _inverted_dropout(x, rate, key, (x.shape[0],) + (1,) * (x.ndim - 1))
+
+
+def _inverted_dropout(x: jax.Array, rate: float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
+class Keys:
+    """One key for each of the random operations of a forward pass, in the order in which they are traced.
+
+    `keys = Keys(key)`, then `keys()` for each; all are None when `key` is.
+    """
+
+    def __init__(self, key: jax.Array | None):
+        self._key, self._count = key, 0
+
+    def __call__(self) -> jax.Array | None:
+        """The next key."""
+        self._count += 1
+        return None if self._key is None else jax.random.fold_in(self._key, self._count)
+
+
 class Conv(nnx.Module):
-    """Convolution `[B, H, W, in]` -> `[B, H', W', out]` with symmetric padding; see `conv2d`."""
+    """Convolution `[B, H, W, in]` -> `[B, H', W', out]`; see `conv2d`.
+
+    `padding` None is kernel // 2 on both sides; "same" pads as TensorFlow does, so that H' = ceil(H / stride), with
+    the odd zero at the far edge.
+    """
 
     def __init__(
         self,
@@ -201,7 +99,7 @@ class Conv(nnx.Module):
         kernel: Size,
         *,
         stride: Size = 1,
-        padding: Size | None = None,
+        padding: Size | Literal["same"] | None = None,
         groups: int = 1,
         bias: bool = False,
         kernel_init: initializers.Initializer = he_normal_out,
@@ -210,7 +108,8 @@ class Conv(nnx.Module):
     ):
         kh, kw = pair(kernel)
         self.stride = pair(stride)
-        self.padding = (kh // 2, kw // 2) if padding is None else pair(padding)
+        self.same = padding == "same"
+        self.padding = (kh // 2, kw // 2) if padding is None else (0, 0) if padding == "same" else pair(padding)
         self.groups = groups
         self.dtype = dtype
         self.kernel = nnx.Param(kernel_init(rngs.params(), (kh, kw, in_features // groups, out_features), jnp.float32))
@@ -219,8 +118,19 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[B, H, W, in]` -> `[B, H', W', out]`."""
         dtype = self.dtype or x.dtype
+        if self.same:
+            x = pad_same(x, self.kernel.shape[:2], self.stride)
         y = conv2d(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding, self.groups)
         return y if self.bias is None else y + self.bias[...].astype(dtype)[None, None, None]
+
+
+def pad_same(x: jax.Array, window: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
+    """`[B, H, W, C]` with the zeros of TensorFlow's SAME padding: ceil(H / stride) windows fit exactly."""
+    edges = [(0, 0)]
+    for size, k, s in zip(x.shape[1:3], window, stride, strict=True):
+        missing = max((-(-size // s) - 1) * s + k - size, 0)
+        edges.append((missing // 2, missing - missing // 2))
+    return jnp.pad(x, [*edges, (0, 0)])
 
 
 class BatchNorm(nnx.Module):
@@ -261,6 +171,88 @@ class BatchNorm(nnx.Module):
         m = self.momentum
         self.mean[...] = (1 - m) * self.mean[...] + m * lax.stop_gradient(mean)
         self.var[...] = (1 - m) * self.var[...] + m * lax.stop_gradient(var)
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias, batch normalisation, activation: the unit that most networks are made of."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Size | Literal["same"] | None = None,
+        groups: int = 1,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        activation: Callable[[jax.Array], jax.Array] | None = jax.nn.relu,
+        kernel_init: initializers.Initializer = he_normal_out,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_features,
+            out_features,
+            kernel,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.bn = BatchNorm(out_features, eps=eps, momentum=momentum, dtype=dtype)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """`[B, H, W, in]` -> `[B, H', W', out]`."""
+        y = self.bn(self.conv(x), train)
+        return y if self.activation is None else self.activation(y)
+
+
+class SqueezeExcite(nnx.Module):
+    """A gate a channel, computed from the channel means (Hu et al. 2018); `fc1` and `fc2` are 1x1 convolutions."""
+
+    def __init__(
+        self,
+        features: int,
+        squeezed: int,
+        *,
+        activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+        gate: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.fc1 = Conv(features, squeezed, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.fc2 = Conv(squeezed, features, 1, bias=True, dtype=dtype, rngs=rngs)
+        self.activation, self.gate = activation, gate
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, C]` -> same."""
+        mean = x.mean((1, 2), keepdims=True)
+        return x * self.gate(self.fc2(self.activation(self.fc1(mean))))
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016); statistics in float32."""
+
+    def __init__(self, features: int, *, eps: float = 1e-5, dtype: Any = None):
+        self.eps = eps
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., C]` -> same."""
+        wide = x.astype(_at_least_float32(x))
+        mean = wide.mean(-1, keepdims=True)
+        centred = wide - mean
+        var = (centred * centred).mean(-1, keepdims=True)
+        axes = tuple(range(x.ndim - 1))
+        y = centred * lax.rsqrt(var + self.eps) * jnp.expand_dims(self.scale[...], axes)
+        return (y + jnp.expand_dims(self.bias[...], axes)).astype(self.dtype or x.dtype)
 
 
 class PReLU(nnx.Module):

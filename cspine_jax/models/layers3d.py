@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cspine_jax.models.layers import he_normal_out, on_cpu
+from cspine_jax.models.conv import on_cpu
+from cspine_jax.models.layers import he_normal_out
 
 PACK = 2
 

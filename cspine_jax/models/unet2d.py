@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cspine_jax.models.layers import BatchNorm, Conv, max_pool
+from cspine_jax.models.conv import max_pool
+from cspine_jax.models.layers import BatchNorm, Conv
 
 
 class Double(nnx.Module):

@@ -7,7 +7,7 @@ import pytest
 
 from cspine_jax.config import from_dict
 from cspine_jax.data.build import build
-from cspine_jax.models import basic_cnn
+from cspine_jax.models.backbones import basic_cnn
 from cspine_jax.phantom.dataset import write_dataset
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cspine_jax.models.layers import assume_backend
+from cspine_jax.models.conv import assume_backend
 from cspine_jax.models.layers3d import conv3d, double, pack, redraw_kernels, unpack
 from cspine_jax.models.unet3d import UNet3d
 

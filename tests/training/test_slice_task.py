@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cspine_jax import config as cfg
-from cspine_jax.models import basic_cnn
+from cspine_jax.models.backbones import basic_cnn
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.sharding import place

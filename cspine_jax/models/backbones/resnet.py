@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cspine_jax.models.backbone import Backbone
-from cspine_jax.models.layers import BatchNorm, Conv, max_pool
+from cspine_jax.models.backbones.base import Backbone, Options
+from cspine_jax.models.conv import max_pool
+from cspine_jax.models.layers import BatchNorm, Conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,18 @@ class Config:
     width: int = 64
     pooling: str = "avg"
     dropout: float = 0.0
+    drop_path: float = 0.0
 
+
+NAMES = {
+    "torchvision": (
+        (r"^layers\.(\d+)\.", lambda m: f"layer{int(m[1]) + 1}."),
+        (r"\.downsample\.conv\.", ".downsample.0."),
+        (r"\.downsample\.bn\.", ".downsample.1."),
+        (r"^head\.", "fc."),
+    )
+}
+"""Rules from this module's parameter names to those of state dicts, see `pretrained.torch_names`."""
 
 VARIANTS: dict[str, Config] = {
     "resnet18": Config(blocks=(2, 2, 2, 2), bottleneck=False),
@@ -95,21 +107,11 @@ class Bottleneck(nnx.Module):
 class ResNet(Backbone):
     """Stem, four stages; the pyramid spans 2 (stem), 4, 8, 16, 32 pixels a cell."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        in_channels: int,
-        num_outputs: int,
-        features_only: bool,
-        pooling: str,
-        dropout: float,
-        dtype: Any,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: Config, options: Options):
         block = Bottleneck if config.bottleneck else BasicBlock
-        self.conv1 = Conv(in_channels, config.width, 7, stride=2, dtype=dtype, rngs=rngs)
-        self.bn1 = BatchNorm(config.width, dtype=dtype)
+        layer = options.layer
+        self.conv1 = Conv(options.in_channels, config.width, 7, stride=2, **layer)
+        self.bn1 = BatchNorm(config.width, dtype=options.dtype)
         channels = [config.width]
         stages = []
         for stage, count in enumerate(config.blocks):
@@ -117,19 +119,11 @@ class ResNet(Backbone):
             blocks = []
             for i in range(count):
                 width = channels[-1] if i == 0 else features * block.expansion
-                blocks.append(block(width, features, stride=stride if i == 0 else 1, dtype=dtype, rngs=rngs))
+                blocks.append(block(width, features, stride=stride if i == 0 else 1, **layer))
             channels.append(features * block.expansion)
             stages.append(nnx.List(blocks))
         self.layers = nnx.List(stages)
-        self._finish(
-            tuple(channels),
-            tuple(2 ** (k + 1) for k in range(len(channels))),
-            num_outputs=num_outputs,
-            features_only=features_only,
-            pooling=pooling,
-            dropout=dropout,
-            rngs=rngs,
-        )
+        self._finish(tuple(channels), tuple(2 ** (k + 1) for k in range(len(channels))), options)
 
     def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:
         """Maps at 1/2, 1/4, 1/8, 1/16, 1/32 of `[B, H, W, in]`."""

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cspine_jax.models.backbone import Backbone
-from cspine_jax.models.layers import BatchNorm, Conv
+from cspine_jax.models.backbones.base import Backbone, Options
+from cspine_jax.models.layers import ConvNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,49 +31,36 @@ class Config:
     blocks: tuple[int, ...] = (0, 1, 1)
     pooling: str = "avgmax"
     dropout: float = 0.0
+    drop_path: float = 0.0
 
 
 VARIANTS: dict[str, Config] = {"basic_cnn": Config()}
 
 
-class Unit(nnx.Module):
-    """Convolution, batch normalisation."""
-
-    def __init__(
-        self, in_features: int, out_features: int, kernel: int = 3, *, stride: int = 1, dtype: Any, rngs: nnx.Rngs
-    ):
-        self.conv = Conv(in_features, out_features, kernel, stride=stride, dtype=dtype, rngs=rngs)
-        self.bn = BatchNorm(out_features, dtype=dtype)
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[B, H, W, in]` -> `[B, H / stride, W / stride, out]`."""
-        return self.bn(self.conv(x), train)
-
-
 class Block(nnx.Module):
-    """Two units and a shortcut."""
+    """Two convolutions and a shortcut."""
 
-    def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs):
-        self.first = Unit(features, features, dtype=dtype, rngs=rngs)
-        self.second = Unit(features, features, dtype=dtype, rngs=rngs)
+    def __init__(self, features: int, layer: dict[str, Any]):
+        self.first = ConvNorm(features, features, 3, **layer)
+        self.second = ConvNorm(features, features, 3, activation=None, **layer)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, H, W, C]` -> same."""
-        return jax.nn.relu(x + self.second(jax.nn.relu(self.first(x, train)), train))
+        return jax.nn.relu(x + self.second(self.first(x, train), train))
 
 
 class Stage(nnx.Module):
-    """A unit that changes width and resolution, then residual blocks."""
+    """A convolution that changes width and resolution, then residual blocks."""
 
     def __init__(
-        self, in_features: int, out_features: int, kernel: int, stride: int, blocks: int, *, dtype: Any, rngs: nnx.Rngs
+        self, in_features: int, out_features: int, kernel: int, stride: int, blocks: int, layer: dict[str, Any]
     ):
-        self.down = Unit(in_features, out_features, kernel, stride=stride, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List([Block(out_features, dtype=dtype, rngs=rngs) for _ in range(blocks)])
+        self.down = ConvNorm(in_features, out_features, kernel, stride=stride, **layer)
+        self.blocks = nnx.List([Block(out_features, layer) for _ in range(blocks)])
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, H, W, in]` -> `[B, H / stride, W / stride, out]`."""
-        x = jax.nn.relu(self.down(x, train))
+        x = self.down(x, train)
         for block in self.blocks:
             x = block(x, train)
         return x
@@ -90,34 +77,15 @@ def fold_pixels(x: jax.Array, fold: int) -> jax.Array:
 class BasicCNN(Backbone):
     """See the module's docstring; the pyramid spans fold, 2 fold, 4 fold pixels a cell."""
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        in_channels: int,
-        num_outputs: int,
-        features_only: bool,
-        pooling: str,
-        dropout: float,
-        dtype: Any,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: Config, options: Options):
         self.fold = config.fold
-        stages, width = [], in_channels * config.fold**2
+        stages, width = [], options.in_channels * config.fold**2
         for k, (features, blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
             kernel, stride = (1, 1) if k == 0 else (3, 2)
-            stages.append(Stage(width, features, kernel, stride, blocks, dtype=dtype, rngs=rngs))
+            stages.append(Stage(width, features, kernel, stride, blocks, options.layer))
             width = features
         self.stages = nnx.List(stages)
-        self._finish(
-            config.widths,
-            tuple(config.fold * 2**k for k in range(len(stages))),
-            num_outputs=num_outputs,
-            features_only=features_only,
-            pooling=pooling,
-            dropout=dropout,
-            rngs=rngs,
-        )
+        self._finish(config.widths, tuple(config.fold * 2**k for k in range(len(stages))), options)
 
     def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:
         """Maps at 1/4, 1/8, 1/16 (by default) of `[B, H, W, in]`."""

@@ -1,0 +1,88 @@
+"""Image networks by name: one module a family, a frozen `Config` a variant, built by `create`.
+
+A family module has `VARIANTS` (name -> config with at least `pooling`, `dropout` and `drop_path`), `build(config,
+options)`, and `NAMES`, the rules by which its parameters are called in published state dicts (see `pretrained`).
+"""
+
+import difflib
+from types import ModuleType
+from typing import Any
+
+from flax import nnx
+
+from cspine_jax.errors import ConfigError
+from cspine_jax.models.backbones import basic_cnn, resnet
+from cspine_jax.models.backbones.base import Backbone, Options
+
+FAMILIES: tuple[ModuleType, ...] = (basic_cnn, resnet)
+
+
+def names() -> list[str]:
+    """Every name `create` knows."""
+    return sorted(name for family in FAMILIES for name in family.VARIANTS)
+
+
+def family_of(name: str) -> ModuleType:
+    """The module that builds a variant.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    for family in FAMILIES:
+        if name in family.VARIANTS:
+            return family
+    near = difflib.get_close_matches(name, names(), n=1)
+    fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(names())}"
+    raise ConfigError(f"model.backbone={name!r}: no such backbone; {fix}")
+
+
+def create(
+    name: str,
+    *,
+    in_channels: int = 3,
+    num_outputs: int = 1000,
+    features_only: bool = False,
+    pooling: str | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    aux_heads: bool = False,
+    dtype: Any = None,
+    rngs: nnx.Rngs,
+) -> Backbone:
+    """Builds a backbone.
+
+    Args:
+        name: one of `names()`.
+        in_channels: channels of the image `[B, H, W, in_channels]`.
+        num_outputs: logits; 0 for the bare embedding.
+        features_only: return the pyramid of feature maps (as a UNet or FPN wants) instead of logits.
+        pooling: "avg", "max" or "avgmax" of the coarsest map; None for the family's own embedding.
+        dropout: rate before the head; None for the variant's own.
+        drop_path: stochastic depth at the last block, rising linearly from the first; None for the variant's own.
+        aux_heads: auxiliary classifiers, in the families that have them.
+        dtype: type computed in (parameters are float32); None for that of the input.
+        rngs: randomness of the initial weights (`params` stream).
+
+    Returns:
+        A `Backbone`: call it as `module(x, train=False, key=None)`.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+    family = family_of(name)
+    config = family.VARIANTS[name]
+    options = Options(
+        in_channels=in_channels,
+        num_outputs=num_outputs,
+        features_only=features_only,
+        pooling=config.pooling if pooling is None else pooling,
+        dropout=config.dropout if dropout is None else dropout,
+        drop_path=config.drop_path if drop_path is None else drop_path,
+        aux_heads=aux_heads,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    return family.build(config, options)
+
+
+__all__ = ["FAMILIES", "Backbone", "create", "family_of", "names"]

@@ -1,0 +1,137 @@
+"""What every backbone shares: a pyramid of feature maps, a pooled embedding, a separable head."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cspine_jax.models.layers import Keys, Linear, dropout, global_pool
+
+OWN = "own"
+"""Pooling of a family whose embedding is more than a pooled map: hidden layers (VGG), a class token (ViT)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a caller of `create` may choose for any family.
+
+    Attributes:
+        in_channels: channels of the image.
+        num_outputs: logits; 0 for the bare embedding.
+        features_only: answer the pyramid instead of logits; then there is neither head nor own embedding.
+        pooling: "avg", "max", "avgmax", or "own" where a family has one.
+        dropout: rate before the head.
+        drop_path: rate of stochastic depth at the last block; rises linearly from the first.
+        aux_heads: build the auxiliary classifiers of googlenet and inception_v3.
+        dtype: type computed in; None for that of the input.
+        rngs: randomness of the initial weights.
+    """
+
+    in_channels: int
+    num_outputs: int
+    features_only: bool
+    pooling: str
+    dropout: float
+    drop_path: float
+    aux_heads: bool
+    dtype: Any
+    rngs: nnx.Rngs
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """What every layer takes: `Conv(..., **options.layer)`."""
+        return {"dtype": self.dtype, "rngs": self.rngs}
+
+    @property
+    def own_embedding(self) -> bool:
+        """Whether the layers of the family's own embedding are wanted."""
+        return self.pooling == OWN and not self.features_only
+
+
+def linear_rates(rate: float, count: int) -> list[float]:
+    """Rates of stochastic depth of `count` blocks: 0 at the first, `rate` after the last, as torchvision's."""
+    return [rate * k / count for k in range(count)]
+
+
+def run_blocks(
+    blocks: Iterable[Any], x: jax.Array, train: bool, rates: Sequence[float], key: jax.Array | None
+) -> jax.Array:
+    """Residual blocks one after another.
+
+    Args:
+        blocks: modules called as `block(x, train, rate, key)`.
+        x: `[B, ...]`.
+        train: training mode.
+        rates: of stochastic depth, one a block.
+        key: randomness of all of them.
+    """
+    keys = Keys(key)
+    for block, rate in zip(blocks, rates, strict=True):
+        x = block(x, train, rate, keys())
+    return x
+
+
+class Backbone(nnx.Module):
+    """Base of the image networks. A family implements `pyramid` and calls `_finish` at the end of its `__init__`.
+
+    Attributes:
+        channels: C of each pyramid level, finest first.
+        reductions: how many input pixels one cell of each level spans.
+        embedding_dim: width E of the pooled embedding.
+        head: `Linear(E, num_outputs)`, or None when `num_outputs` is 0.
+    """
+
+    channels: tuple[int, ...]
+    reductions: tuple[int, ...]
+    embedding_dim: int
+
+    def _finish(
+        self,
+        channels: tuple[int, ...],
+        reductions: tuple[int, ...],
+        options: Options,
+        embedding_dim: int | None = None,
+    ) -> None:
+        """Notes the shapes and builds the head; `embedding_dim` is that of the family's own embedding."""
+        self.channels = channels
+        self.reductions = reductions
+        self.pooling = options.pooling
+        self.dropout = options.dropout
+        self.features_only = options.features_only
+        own = embedding_dim if options.own_embedding and embedding_dim is not None else channels[-1]
+        self.embedding_dim = own * (2 if options.pooling == "avgmax" else 1)
+        headless = options.features_only or options.num_outputs == 0
+        self.head = (
+            None
+            if headless
+            else Linear(self.embedding_dim, options.num_outputs, dtype=jnp.float32, rngs=options.rngs)
+        )
+
+    def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:
+        """Feature maps `[B, H / r, W / r, C]` for r in `reductions`, C in `channels`, of an image `[B, H, W, in]`."""
+        raise NotImplementedError
+
+    def features(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """The coarsest feature map `[B, H', W', C]`."""
+        return self.pyramid(x, train, key)[-1]
+
+    def embed(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """The embedding, float32 `[B, embedding_dim]`: the coarsest map, pooled. Families with their own extend it."""
+        return global_pool(self.features(x, train, key), self.pooling)
+
+    def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> Any:
+        """Logits float32 `[B, num_outputs]`; the pyramid if `features_only`; the embedding without a head.
+
+        Args:
+            x: image `[B, H, W, in_channels]`.
+            train: use (and record) batch statistics and drop units.
+            key: randomness of dropout and stochastic depth; needed in training when a rate is above 0.
+        """
+        if self.features_only:
+            return self.pyramid(x, train, key)
+        trunk, top = (None, None) if key is None else jax.random.split(key)
+        embedding = self.embed(x, train, trunk)
+        return embedding if self.head is None else self.head(dropout(embedding, self.dropout, top, train))

@@ -1,0 +1,149 @@
+"""Convolution and pooling in the form that is fast where they run; all forms are exact (tests compare them).
+
+XLA's CPU back end is on par with others for dense 3x3 convolutions and slow for 1x1, depthwise and max-pool
+gradients. Here each operation picks, while it is traced, the exact form that its back end runs fast; other back ends
+keep XLA's native operations. All arrays are `[B, H, W, C]`; kernels are `[kh, kw, in / groups, out]`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Size = int | tuple[int, int]
+
+_backend: list[str] = []
+
+
+@contextlib.contextmanager
+def assume_backend(name: str) -> Iterator[None]:
+    """Traces as if `name` ("cpu", "gpu", "tpu") were the default back end: for export and for tests."""
+    _backend.append(name)
+    try:
+        yield
+    finally:
+        _backend.pop()
+
+
+def on_cpu() -> bool:
+    """True while operations should be traced in the form that XLA's CPU back end runs fast."""
+    return (_backend[-1] if _backend else jax.default_backend()) == "cpu"
+
+
+def pair(value: Size) -> tuple[int, int]:
+    """`3` -> `(3, 3)`."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0, groups: int = 1) -> jax.Array:
+    """Cross-correlation in the form that is fast on this back end.
+
+    Args:
+        x: `[B, H, W, C]`.
+        kernel: `[kh, kw, C / groups, O]`, of x's dtype.
+        stride: step in y and x.
+        padding: zeros added on both sides in y and x.
+        groups: channel groups; C for a depthwise convolution.
+
+    Returns:
+        `[B, H', W', O]`, H' = (H + 2 padding - kh) // stride + 1.
+    """
+    stride, padding = pair(stride), pair(padding)
+    kh, kw, _, out = kernel.shape
+    if on_cpu() and (kh, kw) == (1, 1) and groups == 1 and padding == (0, 0):
+        return _pointwise(x, kernel, stride)
+    if on_cpu() and groups == x.shape[-1] == out and kh * kw <= 49:
+        return _depthwise_shifted(x, kernel, stride, padding)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    x = x[:, :: stride[0], :: stride[1]]
+    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def _window(x: jax.Array, dy: int, dx: int, size: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
+    """The `[B, *size, C]` elements of x that offset (dy, dx) of a sliding window meets."""
+    b, _, _, c = x.shape
+    stop = (b, dy + (size[0] - 1) * stride[0] + 1, dx + (size[1] - 1) * stride[1] + 1, c)
+    return lax.slice(x, (0, dy, dx, 0), stop, (1, *stride, 1))
+
+
+def _out_size(x: jax.Array, window: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    _, h, w, _ = x.shape
+    return (h - window[0]) // stride[0] + 1, (w - window[1]) // stride[1] + 1
+
+
+def _pad(x: jax.Array, padding: tuple[int, int], value: float = 0.0) -> jax.Array:
+    edges = [(0, 0, 0), (padding[0], padding[0], 0), (padding[1], padding[1], 0), (0, 0, 0)]
+    return lax.pad(x, jnp.asarray(value, x.dtype), edges)
+
+
+def _depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int]) -> jax.Array:
+    kh, kw = kernel.shape[:2]
+    x = _pad(x, padding)
+    size = _out_size(x, (kh, kw), stride)
+    terms = (_window(x, i, j, size, stride) * kernel[i, j, 0][None, None, None] for i in range(kh) for j in range(kw))
+    return sum(terms, start=jnp.zeros((), x.dtype))
+
+
+def max_pool(x: jax.Array, window: Size, stride: Size, padding: Size = 0) -> jax.Array:
+    """Largest value under each window; `[B, H, W, C]` -> `[B, H', W', C]`. The gradient goes to the first largest."""
+    args = pair(window), pair(stride), pair(padding)
+    return _max_pool_shifted(x, *args) if on_cpu() else _max_pool_native(x, *args)
+
+
+def _max_pool_native(
+    x: jax.Array, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> jax.Array:
+    edges = [(0, 0), *((p, p) for p in padding), (0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), edges)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool_shifted(
+    x: jax.Array, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> jax.Array:
+    x = _pad(x, padding, -jnp.inf)
+    size = _out_size(x, window, stride)
+    out = _window(x, 0, 0, size, stride)
+    for k in range(1, window[0] * window[1]):
+        out = jnp.maximum(out, _window(x, *divmod(k, window[1]), size, stride))
+    return out
+
+
+def _max_pool_fwd(x, window, stride, padding):
+    out = _max_pool_shifted(x, window, stride, padding)
+    return out, (x, out)
+
+
+def _max_pool_bwd(window, stride, padding, saved, g):
+    x, out = saved
+    padded = _pad(x, padding, -jnp.inf)
+    size = _out_size(padded, window, stride)
+    free = jnp.ones(out.shape, bool)
+    zero = jnp.zeros((), g.dtype)
+    total = jnp.zeros(padded.shape, g.dtype)
+    for k in range(window[0] * window[1]):
+        dy, dx = divmod(k, window[1])
+        hit = free & (_window(padded, dy, dx, size, stride) == out)
+        free = free & ~hit
+        below = padded.shape[1] - dy - (size[0] - 1) * stride[0] - 1
+        right = padded.shape[2] - dx - (size[1] - 1) * stride[1] - 1
+        edges = [(0, 0, 0), (dy, below, stride[0] - 1), (dx, right, stride[1] - 1), (0, 0, 0)]
+        total = total + lax.pad(jnp.where(hit, g, zero), zero, edges)
+    py, px = padding
+    return (total[:, py : py + x.shape[1], px : px + x.shape[2]],)
+
+
+_max_pool_shifted.defvjp(_max_pool_fwd, _max_pool_bwd)
