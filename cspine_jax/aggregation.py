@@ -1,4 +1,4 @@
-"""From slices to vertebrae to the patient: document B's three formulas, numpy float64.
+"""From slices to vertebrae to the patient: document B's three formulas, and the winners'; numpy float64.
 
     slice      p_i = sum_j f_ij v_ij / sum_j v_ij        (Type 1: p_i is the network's output)
     vertebra   p_j = sum_i f_ij v_ij / sum_i v_ij        (Type 1: f_i in place of f_ij)
@@ -9,9 +9,19 @@ is zero makes 0 / 0: the formulas have nothing to say, so the result is NaN, "no
 no vertebra, and a level that no slice shows, are NaN; a NaN level is left out of the patient's product, and a patient
 without any visible level is NaN. `min_visibility` widens that to networks, whose v is never exactly zero: the largest v
 that went into the sum must reach it.
+
+The winners' networks see one vertebra at a time, in S slices of its own:
+
+    vertebra   p_j = mean of the five largest f_sj
+    patient    p   = 0.4 (1 - prod_j (1 - m_j)) + 0.01 max_j m_j + 0.6 q,   m_j = max_s f_sj
+
+with q the patient's own output. A level without any slice is NaN there, too.
 """
 
 import numpy as np
+
+TOP_SLICES = 5
+ANY_WEIGHT, MAX_WEIGHT, HEAD_WEIGHT = 0.4, 0.01, 0.6
 
 
 def slice_probability(f: np.ndarray, v: np.ndarray, min_visibility: float = 0.0) -> np.ndarray:
@@ -99,6 +109,59 @@ def study_targets(
     """
     levels = study_probabilities(f, v, study, num_studies, min_visibility)
     return np.concatenate([patient_probability(levels)[:, None], levels], axis=1)
+
+
+def top_mean(f: np.ndarray, valid: np.ndarray | None = None, count: int = TOP_SLICES) -> np.ndarray:
+    """The winners' vertebra: the mean of its `count` largest slices, of all of them where there are fewer.
+
+    Args:
+        f: `[..., S]` probabilities of the slices.
+        valid: `[..., S]`, above 0 for the slices that are there, whatever (even NaN) the rest is; None for all.
+        count: how many.
+
+    Returns:
+        `[...]` float64, NaN where no slice is there.
+    """
+    f, there = _slices(f, valid)
+    largest = -np.sort(-np.where(there, f, -np.inf), axis=-1)[..., :count]
+    used = np.minimum(there.sum(-1), count)
+    return np.divide(
+        np.where(np.isinf(largest), 0.0, largest).sum(-1), used, out=np.full(used.shape, np.nan), where=used > 0
+    )
+
+
+def gold_patient(f: np.ndarray, head: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """The winners' patient: 0.4 (1 - prod_j (1 - m_j)) + 0.01 max_j m_j + 0.6 head, at most 1; m_j = max_s f_js.
+
+    Args:
+        f: `[..., 7, S]` probabilities of the slices of each vertebra.
+        head: `[...]` the network's own probability of the patient.
+        valid: `[..., 7, S]`, see `top_mean`; levels without any slice are left out.
+
+    Returns:
+        `[...]` float64, NaN where no level is there.
+    """
+    f, there = _slices(f, valid)
+    levels = np.where(there, f, 0.0).max(-1)
+    fused = ANY_WEIGHT * (1.0 - (1.0 - levels).prod(-1)) + MAX_WEIGHT * levels.max(-1)
+    return np.where(there.any((-2, -1)), np.minimum(fused + HEAD_WEIGHT * np.asarray(head, np.float64), 1.0), np.nan)
+
+
+def gold_targets(f: np.ndarray, head: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Slices of seven vertebrae to the eight targets, as the winners do.
+
+    Returns:
+        `[..., 8]` float64 in the order of `anatomy.TARGETS`; NaN where not visible. Arguments as `gold_patient`.
+    """
+    return np.concatenate([gold_patient(f, head, valid)[..., None], top_mean(f, valid)], axis=-1)
+
+
+def _slices(f: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    f = np.asarray(f, np.float64)
+    there = np.ones(f.shape, bool) if valid is None else np.asarray(valid) > 0
+    if there.shape != f.shape:
+        raise ValueError(f"valid {there.shape} must say of each slice in f {f.shape} whether it is there")
+    return f, there
 
 
 def _check(f: np.ndarray, v: np.ndarray) -> None:

@@ -157,6 +157,10 @@ class ModelConfig:
     as outputs); of vertebra detection 1 (image) or 2 (image + metadata). Segmentation in 2D: `network` is "unet2d"
     (`width` channels at full resolution, doubled `levels` times), "encoder" (a UNet on `backbone`) or "inflated"
     (`backbone`'s 2D kernels inflated to 3D).
+
+    `pretrained` is a file of published weights for `backbone` (torchvision's or timm's state dict as .safetensors or
+    .pth, or a file of `cspine weights convert`), or "imagenet" for those that a package brings: a fresh run starts from
+    them.
     """
 
     type: int = 3
@@ -164,6 +168,7 @@ class ModelConfig:
     width: int = 32
     levels: int = 4
     backbone: str = "basic_cnn"
+    pretrained: str = ""
     dropout: float = 0.1
     hidden: int = 128
 
@@ -351,6 +356,16 @@ class Config:
             raise ConfigError(f"task={self.task!r}: must be one of {', '.join(TASKS)}")
         if self.task == "vertebra" and self.model.type == 3:
             raise ConfigError("model.type=3: vertebra detection has Types 1 (image) and 2 (image + metadata)")
+        if self.model.pretrained:
+            given = f"model.pretrained={self.model.pretrained!r}"
+            if self.train.init_from:
+                raise ConfigError(
+                    f"{given}: and train.init_from={self.train.init_from!r}; a run starts from one of them"
+                )
+            bare = self.task == "segment2d" and self.model.network == "unet2d"
+            if bare or self.task not in ("fracture", "vertebra", "segment2d"):
+                network = "network 'unet2d'" if bare else f"task {self.task!r}"
+                raise ConfigError(f"{given}: {network} has no backbone; leave model.pretrained empty")
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

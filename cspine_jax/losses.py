@@ -127,6 +127,57 @@ def vertebra_loss(logits: jax.Array, batch: Mapping[str, jax.Array], config: Los
     return weighted_bce(logits, batch["presence"], known, **options)
 
 
+SLICE_SHARE = 15.0 / 16.0
+"""What the slices' loss weighs in `sequence_loss`; the patient's has the rest."""
+
+
+def copies_loss(logits: jax.Array, label: jax.Array, mask: jax.Array, config: LossConfig) -> Pair:
+    """The winners' loss of a vertebra's slices (Type 1): each has the vertebra's label, wherever the fracture is.
+
+    Args:
+        logits: `[..., S]`, S slices of each vertebra.
+        label: `[...]`, 0..1.
+        mask: `[..., S]`, 0 for padding and for all slices of a vertebra that is absent or whose label is unknown.
+        config: positive_weight, label_smoothing.
+    """
+    options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
+    return weighted_bce(logits, jnp.broadcast_to(label[..., None], logits.shape), mask, **options)
+
+
+def sequence_loss(
+    outputs: Mapping[str, jax.Array],
+    labels: jax.Array,
+    known: jax.Array,
+    mask: jax.Array,
+    config: LossConfig,
+) -> tuple[jax.Array, jax.Array, dict[str, Pair]]:
+    """The winners' loss of a patient's slices (Type 2): (15 L_slice + L_patient) / 16, positives weighted in both.
+
+    Args:
+        outputs: logits of `models.study.gold.PatientSequence`: `slice` `[B, 7 S]`, C1's S slices first, and `patient`
+            `[B]`.
+        labels: `[B, 8]`, in the order of `anatomy.TARGETS`.
+        known: `[B, 8]`, 0 where a label is unknown or its vertebra absent, and for all eight of a padded study.
+        mask: `[B, 7 S]`, 0 for slices that are padding.
+        config: positive_weight, label_smoothing.
+
+    Returns:
+        `(loss_sum, weight, parts)`: weight is the number of studies with any known label; `parts` holds the pairs of
+        "slice" and "patient". A part without any weight contributes 0.
+    """
+    B = labels.shape[0]
+    slices = outputs["slice"].reshape(B, NUM_VERTEBRAE, -1)
+    used = mask.astype(jnp.float32).reshape(slices.shape) * known[:, 1:, None]
+    options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
+    parts = {
+        "slice": copies_loss(slices, labels[:, 1:], used, config),
+        "patient": weighted_bce(outputs["patient"], labels[:, 0], known[:, 0], **options),
+    }
+    weight = (known > 0).any(1).sum().astype(jnp.float32)
+    loss = SLICE_SHARE * value(parts["slice"]) + (1.0 - SLICE_SHARE) * value(parts["patient"])
+    return loss * weight, weight, parts
+
+
 def total(parts: Mapping[str, Pair], config: LossConfig) -> jax.Array:
     """Alpha L_frac + L_vert from (summed) parts; a part without any weight contributes 0."""
     return config.alpha * value(parts["fracture"]) + (value(parts["vertebra"]) if "vertebra" in parts else 0.0)

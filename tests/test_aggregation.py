@@ -76,3 +76,33 @@ def test_refuses_what_does_not_fit():
         aggregation.slice_probability(F[:, :6], V)
     with pytest.raises(ValueError, match=r"0..1 for each of 3"):
         aggregation.study_probabilities(F, V, np.array([0, 1, 2]), 2)
+
+
+def test_top_mean_is_of_the_five_largest_of_those_that_are_there():
+    f = np.array([0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4])
+    assert aggregation.top_mean(f) == pytest.approx((0.9 + 0.8 + 0.7 + 0.4 + 0.3) / 5)
+    valid = np.array([[1, 0, 1, 1, 0, 0, 0], [0] * 7, [1] * 7])
+    p = aggregation.top_mean(np.where(valid > 0, f, np.nan), valid)
+    assert p[0] == pytest.approx((0.1 + 0.2 + 0.8) / 3)
+    assert np.isnan(p[1]) and p[2] == aggregation.top_mean(f)
+
+
+def test_the_gold_patient_by_hand():
+    f = np.zeros((7, 3))
+    f[0] = 0.5, 0.2, 0.1
+    f[4] = 0.3, 0.4, 0.0
+    expected = 0.4 * (1 - 0.5 * 0.6) + 0.01 * 0.5 + 0.6 * 0.7
+    assert aggregation.gold_patient(f, 0.7) == pytest.approx(expected)
+    assert aggregation.gold_patient(np.ones((7, 3)), 1.0) == 1.0  # the weights add up to 1.01
+
+
+def test_absent_levels_are_left_out_of_the_gold_targets():
+    f, valid = np.full((2, 7, 15), 0.25), np.ones((2, 7, 15))
+    valid[0, :6] = 0
+    valid[1] = 0
+    targets = aggregation.gold_targets(np.where(valid > 0, f, np.nan), np.array([0.5, 0.5]), valid)
+    assert targets.shape == (2, 8) and np.isnan(targets[0, 1:7]).all() and targets[0, 7] == 0.25
+    assert targets[0, 0] == pytest.approx(0.41 * 0.25 + 0.6 * 0.5)
+    assert np.isnan(targets[1]).all()
+    with pytest.raises(ValueError, match=r"\(7, 15\)"):
+        aggregation.top_mean(f, valid[0])

@@ -132,3 +132,32 @@ def test_a_batch_without_supervision_has_loss_zero_and_no_gradient():
     value, grad = jax.value_and_grad(lambda o: losses.slice_loss(o, batch, LossConfig())[0])(outputs)
     assert float(value) == 0.0
     assert all(float(jnp.abs(g).max()) == 0.0 for g in jax.tree.leaves(grad))
+
+
+def test_copies_loss_gives_each_slice_its_vertebras_label():
+    rng = np.random.default_rng(0)
+    logits, label, mask = rng.normal(size=(2, 7, 5)), rng.integers(0, 2, (2, 7)), rng.integers(0, 2, (2, 7, 5))
+    mask[0, 3] = 0
+    targets = np.repeat(label[..., None], 5, -1)
+    expected = by_hand(logits, targets, mask, 2.0)
+    hidden = np.where(mask > 0, logits, np.nan)
+    unknown = np.where(mask.any(-1), label, np.nan)
+    pair = losses.copies_loss(jnp.asarray(hidden), jnp.asarray(unknown), jnp.asarray(mask), LossConfig())
+    assert float(losses.value(pair)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sequence_loss_is_fifteen_parts_slices_and_one_part_patient():
+    rng = np.random.default_rng(0)
+    outputs = {"slice": rng.normal(size=(3, 7 * 4)), "patient": rng.normal(size=3)}
+    labels, known, mask = rng.integers(0, 2, (3, 8)), np.ones((3, 8)), np.ones((3, 7 * 4))
+    known[0, 2] = 0  # C2 of the first
+    mask[1, 24:] = 0  # C7 of the second
+    known[2] = 0  # padding
+    used = mask.reshape(3, 7, 4) * known[:, 1:, None]
+    slices = by_hand(outputs["slice"].reshape(3, 7, 4), np.repeat(labels[:, 1:, None], 4, -1), used, 2.0)
+    patient = by_hand(outputs["patient"], labels[:, 0], known[:, 0], 2.0)
+    args = jax.tree.map(jnp.asarray, (outputs, labels, known, mask))
+    loss, weight, parts = losses.sequence_loss(*args, LossConfig())
+    assert float(weight) == 2.0
+    assert float(loss / weight) == pytest.approx((15 * slices + patient) / 16, rel=1e-5)
+    assert float(losses.value(parts["patient"])) == pytest.approx(patient, rel=1e-5)

@@ -119,7 +119,12 @@ def _halves(kind: str, params: Any, stats: Any) -> dict[str, np.ndarray]:
 def _public(config: Config) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
     values = to_dict(config)
-    return {**values, "data": {**values["data"], "root": "data", "data_dir": "", "manual_dir": ""}}
+    return {
+        **values,
+        "data": {**values["data"], "root": "data", "data_dir": "", "manual_dir": ""},
+        "model": {**values["model"], "pretrained": ""},
+        "train": {**values["train"], "init_from": ""},
+    }
 
 
 def _write(out: Path, arrays: Mapping[str, np.ndarray], card: Card) -> None:

@@ -15,7 +15,7 @@ from flax import nnx
 from cspine_jax.errors import ConfigError
 from cspine_jax.models import create
 from cspine_jax.models.backbones.resnet import ResNet
-from cspine_jax.models.conv import conv2d, max_pool
+from cspine_jax.models.conv import conv2d
 from cspine_jax.models.layers import BatchNorm, Conv, he_normal_out
 from cspine_jax.models.unet2d import pad_to_multiple
 from cspine_jax.models.unet_encoder import decoder_plan, enlarge
@@ -29,37 +29,47 @@ class InflatedConv(nnx.Module):
     def __init__(self, conv: Conv):
         """Inflates `conv`."""
         self.stride, self.padding, self.groups, self.dtype = conv.stride, conv.padding, conv.groups, conv.dtype
-        depth = 1 if conv.kernel.shape[:2] == (1, 1) else DEPTH
-        self.kernel = nnx.Param(jnp.repeat(conv.kernel[...][None] / depth, depth, axis=0))
+        self.kernel = nnx.Param(thicken(conv.kernel[...]))
         self.bias = None if conv.bias is None else nnx.Param(conv.bias[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Zeros beyond the first and last slices."""
         dtype = self.dtype or x.dtype
-        y = conv_planes(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding)
+        y = conv_planes(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding, self.groups)
         return y if self.bias is None else y + self.bias[...].astype(dtype)[None, None, None, None]
 
 
+def thicken(kernel: Any) -> Any:
+    """Inflates `[kh, kw, in, out]`, of jax or numpy, to `[3, kh, kw, in, out]`; if 1x1, to `[1, 1, 1, in, out]`."""
+    depth = 1 if kernel.shape[:2] == (1, 1) else DEPTH
+    return (kernel[None] / depth).repeat(depth, axis=0)
+
+
 def conv_planes(
-    x: jax.Array, kernel: jax.Array, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
 ) -> jax.Array:
     """3D cross-correlation that keeps the depth: neighbouring planes become channels of a 2D convolution.
 
     Args:
         x: `[B, D, H, W, C]`.
-        kernel: `[k, kh, kw, C, O]`, k odd.
+        kernel: `[k, kh, kw, C / groups, O]`, k odd.
         stride: in y and x.
         padding: zeros on both sides in y and x; k // 2 in z.
+        groups: channel groups.
 
     Returns:
         `[B, D, H', W', O]`.
     """
     B, D, H, W, C = x.shape
-    k, kh, kw, _, features = kernel.shape
-    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0), (0, 0), (0, 0)))
+    k, kh, kw, width, features = kernel.shape
+    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0), (0, 0), (0, 0))).reshape(B, -1, H, W, groups, width)
     planes = jnp.concatenate([padded[:, i : i + D] for i in range(k)], axis=-1).reshape(B * D, H, W, k * C)
-    flat = jnp.transpose(kernel, (1, 2, 0, 3, 4)).reshape(kh, kw, k * C, features)
-    y = conv2d(planes, flat, stride, padding)
+    flat = jnp.transpose(kernel, (1, 2, 0, 3, 4)).reshape(kh, kw, k * width, features)
+    y = conv2d(planes, flat, stride, padding, groups)
     return y.reshape(B, D, *y.shape[1:])
 
 
@@ -106,7 +116,7 @@ class InflatedUNet(nnx.Module):
         """
         encoder = create(backbone, in_channels=in_channels, features_only=True, dtype=dtype, rngs=rngs)
         if not isinstance(encoder, ResNet):
-            raise ConfigError(f"model.backbone={backbone!r}: only ResNets are inflated; use resnet18 or resnet50")
+            raise ConfigError(f"model.backbone={backbone!r}: only ResNets are inflated; use resnet18d or resnet50")
         self.encoder = inflate(encoder)
         self.plan = decoder_plan(encoder.reductions)
         channels = dict(zip(encoder.reductions, encoder.channels, strict=True))
@@ -118,24 +128,12 @@ class InflatedUNet(nnx.Module):
         self.steps = nnx.List(steps)
         self.head = Conv(features, num_classes, 1, bias=True, dtype=jnp.float32, rngs=rngs)
 
-    def pyramid(self, x: jax.Array, train: bool = False) -> list[jax.Array]:
-        """Maps `[B, D, H / r, W / r, C]` for r in the backbone's `reductions`."""
-        encoder = self.encoder
-        levels = [jax.nn.relu(encoder.bn1(encoder.conv1(x), train))]
-        x = _slicewise(lambda planes: max_pool(planes, 3, 2, 1), levels[0])
-        for stage in encoder.layers:
-            for block in stage:
-                x = block(x, train)
-            levels.append(x)
-        return levels
-
     def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
-        """Float32 logits of every voxel; `key` is not used (nothing is dropped)."""
-        del key
+        """Float32 logits of every voxel; `key` for an encoder that drops units in training."""
         H, W = x.shape[2:4]
         x = pad_to_multiple(x, self.encoder.reductions[-1])
         full = x.shape[2:4]
-        maps = self.pyramid(x, train)
+        maps = self.encoder.pyramid(x, train, key)
         skips = dict(zip(self.encoder.reductions, maps, strict=True))
         y = maps[-1]
         for reduction, step in zip(self.plan, self.steps, strict=True):
@@ -147,7 +145,7 @@ class InflatedUNet(nnx.Module):
 
 
 def inflate(encoder: ResNet) -> ResNet:
-    """Replaces every convolution of a network by its inflated form; normalisation and activations have no depth."""
+    """Replaces every convolution of a network by its inflated form; the rest takes leading axes in any number."""
     modules = [module for _, module in nnx.iter_modules(encoder)]
     for module in modules:
         for name, value in list(vars(module).items()):

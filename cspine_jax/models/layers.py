@@ -15,11 +15,17 @@ from jax.nn import initializers
 
 from cspine_jax.models.conv import Size, conv2d, pair
 
+lecun_normal = initializers.lecun_normal()
+xavier_uniform = initializers.xavier_uniform()
 he_normal_out = initializers.variance_scaling(2.0, "fan_out", "normal")
 """Convolution kernels in front of a ReLU: normal, variance 2 / fan-out (He et al. 2015)."""
 
+torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Kernels of networks that set none: torch's own, uniform within 1 / sqrt(fan-in)."""
 
-def _at_least_float32(x: jax.Array) -> Any:
+
+def at_least_float32(x: jax.Array) -> Any:
+    """The type that statistics of x are taken in: float32, or x's own where it is wider."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -29,7 +35,7 @@ def global_pool(x: jax.Array, kind: str) -> jax.Array:
     "avg" keeps what the image is about, "max" the strongest local evidence (a fracture fills a few pixels);
     "avgmax" concatenates both to `[B, 2 C]`.
     """
-    x = x.astype(_at_least_float32(x))
+    x = x.astype(at_least_float32(x))
     if kind == "avg":
         return x.mean((1, 2))
     if kind == "max":
@@ -52,22 +58,22 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> ja
     return _inverted_dropout(x, rate, key, x.shape)
 
 
-def drop_path(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
+def drop_path(x: jax.Array, rate: jax.Array | float, key: jax.Array | None, train: bool) -> jax.Array:
     """Stochastic depth (Huang et al. 2016): drops a residual branch `[B, ...]` whole, example by example.
 
     Raises:
         ValueError: training at a rate above 0 without a key.
     """
-    if not train or rate == 0.0:
+    if not train or (isinstance(rate, float) and rate == 0.0):
         return x
     if key is None:
         raise ValueError(f"stochastic depth at rate {rate} in training needs a key: call the module with key=...")
     return _inverted_dropout(x, rate, key, (x.shape[0],) + (1,) * (x.ndim - 1))
 
 
-def _inverted_dropout(x: jax.Array, rate: float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _inverted_dropout(x: jax.Array, rate: jax.Array | float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     keep = jax.random.bernoulli(key, 1.0 - rate, shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 class Keys:
@@ -154,7 +160,7 @@ class BatchNorm(nnx.Module):
         """`[B, H, W, C]` or `[B, C]`, normalised a channel; `train` uses and records the batch's statistics."""
         if train:
             axes = tuple(range(x.ndim - 1))
-            wide = x.astype(_at_least_float32(x))
+            wide = x.astype(at_least_float32(x))
             mean = wide.mean(axes)
             var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)
             count = x.size // x.shape[-1]
@@ -164,7 +170,7 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * lax.rsqrt(var + self.eps)
         shift = self.bias[...] - mean * scale
         axes = tuple(range(x.ndim - 1))
-        y = x.astype(_at_least_float32(x)) * jnp.expand_dims(scale, axes) + jnp.expand_dims(shift, axes)
+        y = x.astype(at_least_float32(x)) * jnp.expand_dims(scale, axes) + jnp.expand_dims(shift, axes)
         return y.astype(self.dtype or x.dtype)
 
     def _record(self, mean: jax.Array, var: jax.Array) -> None:
@@ -187,6 +193,7 @@ class ConvNorm(nnx.Module):
         groups: int = 1,
         eps: float = 1e-5,
         momentum: float = 0.1,
+        scale: float = 1.0,
         activation: Callable[[jax.Array], jax.Array] | None = jax.nn.relu,
         kernel_init: initializers.Initializer = he_normal_out,
         dtype: Any = None,
@@ -203,7 +210,7 @@ class ConvNorm(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.bn = BatchNorm(out_features, eps=eps, momentum=momentum, dtype=dtype)
+        self.bn = BatchNorm(out_features, eps=eps, momentum=momentum, dtype=dtype, scale=scale)
         self.activation = activation
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -246,13 +253,45 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., C]` -> same."""
-        wide = x.astype(_at_least_float32(x))
+        wide = x.astype(at_least_float32(x))
         mean = wide.mean(-1, keepdims=True)
         centred = wide - mean
         var = (centred * centred).mean(-1, keepdims=True)
         axes = tuple(range(x.ndim - 1))
         y = centred * lax.rsqrt(var + self.eps) * jnp.expand_dims(self.scale[...], axes)
         return (y + jnp.expand_dims(self.bias[...], axes)).astype(self.dtype or x.dtype)
+
+
+class PatchEmbed(nnx.Module):
+    """Squares of `patch` x `patch` pixels to vectors, then layer normalisation: how ConvNeXt and Swin begin."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        patch: int,
+        *,
+        eps: float,
+        kernel_init: initializers.Initializer,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_features,
+            out_features,
+            patch,
+            stride=patch,
+            padding=0,
+            bias=True,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = LayerNorm(out_features, eps=eps, dtype=dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, H, W, in]` -> `[B, H // patch, W // patch, out]`."""
+        return self.norm(self.conv(x))
 
 
 class PReLU(nnx.Module):
@@ -269,14 +308,46 @@ class PReLU(nnx.Module):
 class Linear(nnx.Module):
     """`[..., in]` -> `[..., out]`."""
 
-    def __init__(self, in_features: int, out_features: int, *, dtype: Any = None, rngs: nnx.Rngs):
-        init = initializers.lecun_normal()
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        kernel_init: initializers.Initializer = lecun_normal,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
         self.dtype = dtype
-        self.kernel = nnx.Param(init(rngs.params(), (in_features, out_features), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., in]` -> `[..., out]`."""
         dtype = self.dtype or x.dtype
         y = x.astype(dtype) @ self.kernel[...].astype(dtype)
-        return y + jnp.expand_dims(self.bias[...].astype(dtype), tuple(range(y.ndim - 1)))
+        return y if self.bias is None else y + jnp.expand_dims(self.bias[...].astype(dtype), tuple(range(y.ndim - 1)))
+
+
+class Mlp(nnx.Module):
+    """Linear, GELU, linear: what a transformer does with each token."""
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        kernel_init: initializers.Initializer = xavier_uniform,
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        self.dropout = dropout
+        self.fc1 = Linear(features, hidden, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.fc2 = Linear(hidden, features, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """`[..., C]` -> same; `key` for dropout, after either layer."""
+        keys = Keys(key)
+        y = dropout(jax.nn.gelu(self.fc1(x), approximate=False), self.dropout, keys(), train)
+        return dropout(self.fc2(y), self.dropout, keys(), train)

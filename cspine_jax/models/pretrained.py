@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from cspine_jax.models.first_layer import Arrays, Path
 
 Rule = tuple[str, str | Callable[[re.Match], str]]
 
@@ -28,6 +31,11 @@ def torch_name(path: Iterable[Any], rules: Iterable[Rule]) -> str:
     return name
 
 
+def own_name(path: Iterable[Any]) -> str:
+    """The name of the parameter at `path` in a file of this package's own."""
+    return ".".join(map(str, path))
+
+
 def from_torch(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """An array of a state dict in this package's order; None where it cannot have `shape`."""
     if len(shape) == 4 and array.ndim == 4:
@@ -41,14 +49,31 @@ def from_torch(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     return array if array.shape == shape else None
 
 
-def module_arrays(state: nnx.State) -> dict[tuple[Any, ...], Any]:
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What torch has where this package has `shape`; the inverse of `from_torch`."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def as_it_is(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array, if it has `shape`: of a file of this package's own."""
+    return array if array.shape == shape else None
+
+
+def module_arrays(state: nnx.State) -> dict[Path, Any]:
     """Path -> variable of every parameter and batch statistic of a module's state."""
-    return {path: variable for path, variable in nnx.to_flat_state(state) if isinstance(variable, nnx.Param | nnx.BatchStat)}
+    return {
+        path: variable for path, variable in nnx.to_flat_state(state) if isinstance(variable, nnx.Param | nnx.BatchStat)
+    }
+
+
+def shapes_of(state: nnx.State) -> dict[Path, tuple[int, ...]]:
+    """Path -> shape of every parameter and batch statistic of a module's state."""
+    return {path: tuple(variable.shape) for path, variable in module_arrays(state).items()}
 
 
 def converted(
     state: nnx.State, table: Mapping[str, np.ndarray], rules: Iterable[Rule]
-) -> tuple[dict[tuple[Any, ...], np.ndarray], list[str], list[str], list[str]]:
+) -> tuple[Arrays, list[str], list[str], list[str]]:
     """Finds each array of a module in a state dict.
 
     Args:
@@ -60,26 +85,39 @@ def converted(
         Arrays by path, and the names of those missing, misshapen ("name: has [..], wanted [..]") and unexpected.
     """
     rules = tuple(rules)
+    return found(shapes_of(state), table, lambda path: torch_name(path, rules), from_torch)
+
+
+def found(
+    shapes: Mapping[Path, tuple[int, ...]],
+    table: Mapping[str, np.ndarray],
+    name_of: Callable[[Path], str],
+    ordered: Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None],
+) -> tuple[Arrays, list[str], list[str], list[str]]:
+    """`converted` for any source: its name of a path, and what makes an array of it one of ours (see `from_torch`)."""
     arrays, missing, misshapen, used = {}, [], [], set()
-    for path, variable in module_arrays(state).items():
-        name = torch_name(path, rules)
+    for path, shape in shapes.items():
+        name = name_of(path)
         if name not in table:
             missing.append(name)
             continue
         used.add(name)
-        array = from_torch(table[name], variable.shape)
+        theirs = table[name]
+        array = ordered(theirs, shape) if jnp.issubdtype(theirs.dtype, jnp.floating) else None
         if array is None:
-            misshapen.append(f"{name}: has {list(table[name].shape)}, wanted {list(variable.shape)} as [.., in, out]")
+            wanted = shape if ordered is as_it_is else torch_shape(shape)
+            misshapen.append(f"{name}: has {theirs.dtype} {list(theirs.shape)}, wanted {list(wanted)}")
         else:
             arrays[path] = array
-    unexpected = [name for name in table if name not in used and not name.endswith("num_batches_tracked")]
+    counted = {name for name, array in table.items() if np.issubdtype(array.dtype, np.integer)}  # nothing learned
+    unexpected = [name for name in table if name not in used | counted]
     return arrays, missing, misshapen, unexpected
 
 
-def overlaid(state: nnx.State, arrays: Mapping[tuple[Any, ...], np.ndarray]) -> nnx.State:
+def overlaid(state: nnx.State, arrays: Mapping[Path, np.ndarray]) -> nnx.State:
     """The state with arrays put in place, each of the type that was there."""
 
-    def put(path: tuple[Any, ...], variable: Any) -> Any:
+    def put(path: Path, variable: Any) -> Any:
         return variable.replace(jax.numpy.asarray(arrays[path], variable.dtype)) if path in arrays else variable
 
     return nnx.map_state(put, state)

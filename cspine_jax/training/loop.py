@@ -11,8 +11,8 @@ import numpy as np
 
 from cspine_jax import progress
 from cspine_jax.config import Config, to_dict
-from cspine_jax.errors import CspineError, DataError
-from cspine_jax.training.checkpoint import Checkpoints, load_best
+from cspine_jax.errors import CspineError
+from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.counters import Counters, duration
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.optim import make_optimizer, one_cycle
@@ -21,6 +21,7 @@ from cspine_jax.training.signals import Interrupted, StopSignals
 from cspine_jax.training.state import TrainState, abstract_state, init_state
 from cspine_jax.training.step import Once, evaluator, trainer
 from cspine_jax.training.task import Batch, Loaders, Task
+from cspine_jax.training.warm import warm
 from cspine_jax.training.writer import Writer
 
 
@@ -57,7 +58,7 @@ def fit(
 
     Args:
         task: what is learnt.
-        config: `seed`, `optim`, `train` and `data.batch_size` are read here.
+        config: `seed`, `optim`, `train`, `model.pretrained` and `data.batch_size` are read here.
         loaders: batches.
         workdir: folder of this run.
         placement: devices; None takes all.
@@ -86,9 +87,7 @@ def fit(
         restored = checkpoints.restore(abstract_state(init, placement))
         counters = Counters(seed=config.seed)
         if restored is None:
-            state = jax.jit(init, out_shardings=placement.replicated)()
-            if train.init_from:
-                state = _warm(state, task, train.init_from, placement)
+            state = warm(jax.jit(init, out_shardings=placement.replicated)(), task, config, placement)
         else:
             state, saved = restored
             counters = Counters(**{field.name: saved[field.name] for field in dataclasses.fields(Counters)})
@@ -104,19 +103,6 @@ def fit(
                 run = _Run(task, config, loaders, placement, total, state, counters, batches, checkpoints, writer, bar)
                 run.go(trainer(task, optimizer, config.seed, placement), evaluate, signals, on_step)
     return Fit(counters.step, first, counters.finished, evaluate)
-
-
-def _warm(state: TrainState, task: Task, workdir: str, placement: Placement) -> TrainState:
-    """The state with the best weights of another run in place of random ones.
-
-    Raises:
-        DataError: the folder holds no checkpoint of this network.
-    """
-    folder = Path(workdir).expanduser() / "checkpoints"
-    if not folder.is_dir():
-        raise DataError(f"train.init_from={workdir!r}: no checkpoints there; give the --workdir of a finished run")
-    params, stats, _ = load_best(task, folder.parent, placement)
-    return dataclasses.replace(state, params=params, stats=stats)
 
 
 class _Run:

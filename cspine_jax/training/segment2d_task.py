@@ -11,8 +11,9 @@ from cspine_jax.anatomy import LABEL_NAMES, NUM_VERTEBRAE
 from cspine_jax.augment import prepare, prepare_with_mask
 from cspine_jax.config import Config
 from cspine_jax.losses import segmentation_loss
-from cspine_jax.models.inflated import InflatedUNet
+from cspine_jax.models.inflated import InflatedUNet, thicken
 from cspine_jax.models.layers3d import redraw_kernels
+from cspine_jax.models.published import load_pretrained
 from cspine_jax.models.unet2d import UNet2D
 from cspine_jax.models.unet_encoder import EncoderUNet
 from cspine_jax.training.task import Batch, Parts
@@ -60,6 +61,14 @@ class Segment2DTask:
         ours = redraw_kernels({name: value for name, value in params.items() if name != "encoder"}, key)
         ours["head"] = {**ours["head"], "bias": jnp.zeros(CLASSES).at[0].set(BACKGROUND_LOGIT)}
         return {**params, **ours}, nnx.to_pure_dict(stats)
+
+    def pretrained(self) -> dict[tuple[Any, ...], np.ndarray]:
+        """Arrays of the published weights of the encoder, see `task.OnBackbone`."""
+        model, depth = self._config.model, 1 if self._whole else self._config.data.depth
+        arrays = load_pretrained(model.backbone, model.pretrained, in_channels=depth, unit_range=True)
+        if self._whole:
+            arrays = {path: thicken(x) if x.ndim == 4 else x for path, x in arrays.items()}
+        return {("encoder", *path): array for path, array in arrays.items()}
 
     def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
         """`config.loss.segmentation` on augmented slices and masks; stacks without a mask count nothing."""

@@ -40,6 +40,17 @@ class Task(Protocol):
         ...
 
 
+class OnBackbone(Protocol):
+    """A task on an image network of `models`, for which weights are published."""
+
+    def pretrained(self) -> dict[tuple[Any, ...], np.ndarray]:
+        """Arrays of the weights that `config.model.pretrained` names, by their paths in the trees of `Task.init`.
+
+        On the host; they may be more than those trees have.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaders:
     """Where a run gets its batches.

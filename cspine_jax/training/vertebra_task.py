@@ -12,6 +12,7 @@ from cspine_jax.config import Config
 from cspine_jax.data.slice_metadata import METADATA
 from cspine_jax.losses import vertebra_loss
 from cspine_jax.metrics import roc_auc
+from cspine_jax.models.published import load_pretrained
 from cspine_jax.models.slices import VertebraModel
 from cspine_jax.training.task import Batch, Parts
 
@@ -32,6 +33,12 @@ class VertebraTask:
         """(params, batch statistics)."""
         params, stats = nnx.split_state(nnx.state(self._build(key)), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def pretrained(self) -> dict[tuple[Any, ...], np.ndarray]:
+        """Arrays of the published weights of the backbone, see `task.OnBackbone`."""
+        model = self._config.model
+        arrays = load_pretrained(model.backbone, model.pretrained, in_channels=self._config.data.depth, unit_range=True)
+        return {("backbone", *path): array for path, array in arrays.items()}
 
     def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
         """Cross-entropy of presence on an augmented batch."""

@@ -41,6 +41,7 @@ class Case:
         size: of the pictures, (H, W).
         batch: pictures in the evaluation and training comparisons.
         source: key of the family's `NAMES`.
+        called: the reference's own name, where it is not `name`.
         options: of the reference's constructor.
         channels_last: the levels come as `[B, H, W, C]`.
         level: submodule output `[B, ...]` -> `[B, C, H, W]`, for levels that are something else.
@@ -51,12 +52,13 @@ class Case:
     size: tuple[int, int] = (64, 64)
     batch: int = 2
     source: str = "torchvision"
+    called: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     channels_last: bool = False
     level: Callable[[Any], Any] | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return self.called or self.name
 
 
 def relative(a: Any, b: Any) -> float:
@@ -71,13 +73,16 @@ def reference(case: Case) -> Any:
     torch.manual_seed(0)
     if case.source == "timm":
         timm = pytest.importorskip("timm", reason="needs the extra [parity]")
-        net = timm.create_model(case.name, num_classes=CLASSES, pretrained=False, **case.options)
+        net = timm.create_model(str(case), num_classes=CLASSES, pretrained=False, **case.options)
     else:
-        net = getattr(torchvision.models, case.name)(num_classes=CLASSES, weights=None, **case.options)
+        net = getattr(torchvision.models, str(case))(num_classes=CLASSES, weights=None, **case.options)
     return randomise(net)
 
 
 def randomise(net: Any) -> Any:
+    for parameter in net.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):  # or it would hide its part
+            parameter.data += torch.empty_like(parameter).uniform_(-0.3, 0.3)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor, low in ((module.weight, 0.5), (module.bias, -0.2), (module.running_mean, -0.2)):
@@ -174,7 +179,8 @@ def check_training(case: Case) -> None:
 
 def compare(state: nnx.State, theirs: dict[str, Any], rules: Sequence, tolerance: float) -> None:
     """Every array of `state` against the tensor of the same name; tiny ones against the largest of all."""
-    largest = max(float(t.abs().max()) for t in theirs.values() if t is not None and t.is_floating_point())
+    floats = (t for t in theirs.values() if t is not None and t.is_floating_point())
+    largest = max((float(t.abs().max()) for t in floats), default=0.0)
     for path, variable in nnx.to_flat_state(state):
         name = torch_name(path, rules)
         expected = from_torch(theirs[name].detach().numpy(), variable.shape)

@@ -10,7 +10,22 @@ from cspine_jax import models
 from cspine_jax.errors import ConfigError
 from cspine_jax.models.slices import init_model
 
-PARAMETERS = {"resnet18": 11_689_512, "resnet50": 25_557_032}
+PARAMETERS = {
+    "efficientnet_b5": 30_389_784,
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_v2_l": 118_515_272,
+    "efficientnet_v2_s": 21_458_488,
+    "tf_efficientnetv2_l": 118_515_272,
+    "tf_efficientnetv2_s": 21_458_488,
+    "mnasnet1_3": 6_282_256,
+    "mobilenet_v3_large": 5_483_032,
+    "regnet_y_8gf": 39_381_472,
+    "resnet18": 11_689_512,
+    "resnet18d": 11_708_744,
+    "resnet50": 25_557_032,
+    "resnext50_32x4d": 25_028_904,
+    "shufflenet_v2_x2_0": 7_393_996,
+}
 """As published, with 3 input channels and 1000 outputs."""
 
 

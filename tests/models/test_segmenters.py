@@ -8,6 +8,7 @@ from flax import nnx
 
 from cspine_jax.errors import ConfigError
 from cspine_jax.models import create, names
+from cspine_jax.models.backbones import resnet
 from cspine_jax.models.inflated import InflatedUNet, conv_planes, inflate
 from cspine_jax.models.unet2d import UNet2D, UpConv
 from cspine_jax.models.unet_encoder import EncoderUNet, decoder_plan
@@ -83,7 +84,7 @@ def test_every_backbone_can_be_the_encoder(backbone):
     assert shape_of(build, (1, 75, 100, 5)) == (1, 75, 100, 20)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet18d", "resnet50"])
 def test_inflated_shapes(backbone):
     def build(rngs):
         return InflatedUNet(backbone, in_channels=1, num_classes=20, width=2, rngs=rngs)
@@ -93,33 +94,36 @@ def test_inflated_shapes(backbone):
         nnx.eval_shape(lambda: InflatedUNet("basic_cnn", num_classes=3, rngs=nnx.Rngs(0)))
 
 
-def test_conv_planes_is_a_3d_convolution():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv_planes_is_a_3d_convolution(groups):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 4, 9, 8, 3)), rng.normal(size=(3, 3, 3, 3, 5))
+    x, kernel = rng.normal(size=(2, 4, 9, 8, 4)), rng.normal(size=(3, 3, 3, 4 // groups, 6))
     x, kernel = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (1, 2, 2), [(1, 1)] * 3, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        x,
+        kernel,
+        (1, 2, 2),
+        [(1, 1)] * 3,
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        feature_group_count=groups,
     )
-    np.testing.assert_allclose(conv_planes(x, kernel, (2, 2), (1, 1)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(conv_planes(x, kernel, (2, 2), (1, 1), groups), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_inflated_on_a_constant_stack_is_the_2d_network():
+@pytest.mark.parametrize("form", [{}, {"d": True}, {"bottleneck": True, "groups": 2}], ids=["plain", "d", "grouped"])
+def test_inflated_on_a_constant_stack_is_the_2d_network(form, monkeypatch):
     """Away from the ends (one slice an inflated convolution) every level of the pyramid equals the 2D network's."""
-    from cspine_jax.models import resnet
-
-    resnet.VARIANTS["resnet_one_block"] = resnet.Config(blocks=(1,), bottleneck=False, width=4)
-    try:
-        flat, params = drawn(lambda r: create("resnet_one_block", in_channels=1, features_only=True, rngs=r))
-        encoder = nnx.merge(flat, params)
-        deep = InflatedUNet("resnet_one_block", num_classes=2, width=2, rngs=nnx.Rngs(0))
-        deep.encoder = inflate(nnx.clone(encoder))
-        picture = jnp.asarray(np.random.default_rng(0).random((1, 32, 24, 1)), jnp.float32)
-        expected = jax.jit(lambda x: encoder(x))(picture)
-        stack = jnp.broadcast_to(picture[:, None], (1, 9, 32, 24, 1))
-        got = jax.jit(lambda x: deep.pyramid(x))(stack)
-    finally:
-        del resnet.VARIANTS["resnet_one_block"]
-    assert len(got) == len(expected) == 2
+    config = resnet.Config(**{"blocks": (1, 1), "bottleneck": False, "width": 4, **form})
+    monkeypatch.setitem(resnet.VARIANTS, "resnet_two_blocks", config)
+    flat, params = drawn(lambda r: create("resnet_two_blocks", in_channels=1, features_only=True, rngs=r))
+    encoder = nnx.merge(flat, params)
+    assert isinstance(encoder, resnet.ResNet)
+    deep = inflate(nnx.clone(encoder))
+    picture = jnp.asarray(np.random.default_rng(0).random((1, 32, 22, 1)), jnp.float32)
+    expected = jax.jit(lambda x: encoder.pyramid(x))(picture)
+    stack = jnp.broadcast_to(picture[:, None], (1, 15, 32, 22, 1))
+    got = jax.jit(lambda x: deep.pyramid(x))(stack)
+    assert len(got) == len(expected) == 3
     for one, other in zip(got, expected, strict=True):
-        np.testing.assert_allclose(one[:, 4], other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one[:, 7], other, rtol=1e-4, atol=1e-5)
         assert np.abs(np.asarray(one[:, 0] - other)).max() > 1e-3  # the ends see zeros

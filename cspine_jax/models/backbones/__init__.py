@@ -1,20 +1,44 @@
 """Image networks by name: one module a family, a frozen `Config` a variant, built by `create`.
 
 A family module has `VARIANTS` (name -> config with at least `pooling`, `dropout` and `drop_path`), `build(config,
-options)`, and `NAMES`, the rules by which its parameters are called in published state dicts (see `pretrained`).
+options)`, and, where weights are published, `NAMES`: the rules by which its parameters are called in their files (see
+`pretrained`).
 """
 
 import difflib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from flax import nnx
 
 from cspine_jax.errors import ConfigError
-from cspine_jax.models.backbones import basic_cnn, resnet
+from cspine_jax.models.backbones import (
+    basic_cnn,
+    convnext,
+    efficientnet,
+    mnasnet,
+    mobilenet,
+    regnet,
+    resnet,
+    shufflenet,
+    swin,
+    vit,
+)
 from cspine_jax.models.backbones.base import Backbone, Options
 
-FAMILIES: tuple[ModuleType, ...] = (basic_cnn, resnet)
+FAMILIES: tuple[ModuleType, ...] = (
+    basic_cnn,
+    convnext,
+    efficientnet,
+    mnasnet,
+    mobilenet,
+    regnet,
+    resnet,
+    shufflenet,
+    swin,
+    vit,
+)
 
 
 def names() -> list[str]:
@@ -47,6 +71,7 @@ def create(
     drop_path: float | None = None,
     aux_heads: bool = False,
     dtype: Any = None,
+    pretrained: str | Path | None = None,
     rngs: nnx.Rngs,
 ) -> Backbone:
     """Builds a backbone.
@@ -61,6 +86,8 @@ def create(
         drop_path: stochastic depth at the last block, rising linearly from the first; None for the variant's own.
         aux_heads: auxiliary classifiers, in the families that have them.
         dtype: type computed in (parameters are float32); None for that of the input.
+        pretrained: a file of published weights, or "imagenet", see `published.load_pretrained`; images are then to be
+            normalised as they were in its training (`published.input_of`). A head of another width stays random.
         rngs: randomness of the initial weights (`params` stream).
 
     Returns:
@@ -68,21 +95,30 @@ def create(
 
     Raises:
         ConfigError: the name is not known.
+        DataError: the file of weights cannot be read or is another network's.
     """
     family = family_of(name)
     config = family.VARIANTS[name]
-    options = Options(
-        in_channels=in_channels,
-        num_outputs=num_outputs,
-        features_only=features_only,
-        pooling=config.pooling if pooling is None else pooling,
-        dropout=config.dropout if dropout is None else dropout,
-        drop_path=config.drop_path if drop_path is None else drop_path,
-        aux_heads=aux_heads,
-        dtype=dtype,
-        rngs=rngs,
-    )
-    return family.build(config, options)
+
+    def build(rngs: nnx.Rngs) -> Backbone:
+        options = Options(
+            in_channels=in_channels,
+            num_outputs=num_outputs,
+            features_only=features_only,
+            pooling=config.pooling if pooling is None else pooling,
+            dropout=config.dropout if dropout is None else dropout,
+            drop_path=config.drop_path if drop_path is None else drop_path,
+            aux_heads=aux_heads,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        return family.build(config, options)
+
+    if pretrained is None:
+        return build(rngs)
+    from cspine_jax.models.published import filled, load_pretrained  # which holds files against these networks
+
+    return filled(build, load_pretrained(name, pretrained, in_channels=in_channels), rngs.params())
 
 
 __all__ = ["FAMILIES", "Backbone", "create", "family_of", "names"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cspine_jax.models.layers import Keys, Linear, dropout, global_pool
+from cspine_jax.models.layers import Keys, Linear, dropout, global_pool, lecun_normal
 
 OWN = "own"
 """Pooling of a family whose embedding is more than a pooled map: hidden layers (VGG), a class token (ViT)."""
@@ -51,13 +51,18 @@ class Options:
         return self.pooling == OWN and not self.features_only
 
 
-def linear_rates(rate: float, count: int) -> list[float]:
-    """Rates of stochastic depth of `count` blocks: 0 at the first, `rate` after the last, as torchvision's."""
-    return [rate * k / count for k in range(count)]
+def linear_rates(rate: float, count: int, *, reached: bool = False) -> list[float]:
+    """Rates of stochastic depth of `count` blocks, 0 at the first.
+
+    The last falls one step short of `rate`, as in torchvision's convolutional networks; or has it (`reached`), as in
+    its ConvNeXt and Swin.
+    """
+    steps = max(count - 1, 1) if reached else count
+    return [rate * k / steps for k in range(count)]
 
 
 def run_blocks(
-    blocks: Iterable[Any], x: jax.Array, train: bool, rates: Sequence[float], key: jax.Array | None
+    blocks: Iterable[Any], x: jax.Array, train: bool, rates: Sequence[Any], key: jax.Array | None
 ) -> jax.Array:
     """Residual blocks one after another.
 
@@ -94,6 +99,7 @@ class Backbone(nnx.Module):
         reductions: tuple[int, ...],
         options: Options,
         embedding_dim: int | None = None,
+        head_init: nnx.Initializer = lecun_normal,
     ) -> None:
         """Notes the shapes and builds the head; `embedding_dim` is that of the family's own embedding."""
         self.channels = channels
@@ -107,7 +113,9 @@ class Backbone(nnx.Module):
         self.head = (
             None
             if headless
-            else Linear(self.embedding_dim, options.num_outputs, dtype=jnp.float32, rngs=options.rngs)
+            else Linear(
+                self.embedding_dim, options.num_outputs, kernel_init=head_init, dtype=jnp.float32, rngs=options.rngs
+            )
         )
 
     def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:

@@ -1,0 +1,125 @@
+"""What the study models share: slices through a backbone, padding in training, pooling, folding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cspine_jax.models.backbones import basic_cnn
+from cspine_jax.models.layers import BatchNorm
+from cspine_jax.models.layers3d import pack
+from cspine_jax.models.study.encoder import SliceEncoder, fill_padding
+from cspine_jax.models.study.heads import MaskedBatchNorm, masked_pool
+from cspine_jax.models.study.volumes import clear_padding, fold, fold_mask
+from tests.models.drawn import drawn
+
+MASK = np.array([[1, 0, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]]) > 0
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(basic_cnn.VARIANTS, "study_tiny", basic_cnn.Config(widths=(4,), blocks=(0,)))
+
+
+def numbers(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_padding_is_filled_with_the_studys_own_slices_in_turn():
+    x = np.arange(21).reshape(3, 7)
+    filled = fill_padding(jnp.asarray(x), jnp.asarray(MASK))
+    np.testing.assert_array_equal(filled[0], [0, 0, 2, 2, 5, 5, 0])
+    np.testing.assert_array_equal(filled[1], [7, 8, 7, 8, 7, 8, 7])
+    np.testing.assert_array_equal(filled[2], x[2])
+
+
+def test_what_is_in_padding_reaches_neither_embeddings_nor_statistics():
+    graph, state = drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, rngs=rngs))
+
+    @jax.jit
+    def run(image):
+        encoder = nnx.merge(graph, state, copy=True)
+        return encoder(image, MASK[:2], train=True), nnx.state(encoder, nnx.BatchStat)
+
+    image = numbers(2, 7, 8, 8, 2)
+    one, other = (run(np.where(MASK[:2, :, None, None, None], image, fill)) for fill in (5.0, np.nan))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    np.testing.assert_array_equal(one[0][~MASK[:2]], 0)
+    recorded = jax.tree.leaves(one[1])
+    before = jax.tree.leaves(nnx.split_state(state, nnx.BatchStat, ...)[0])
+    assert all((a != b).any() for a, b in zip(recorded, before, strict=True))
+
+
+def test_chunks_are_exact_in_evaluation_and_normalise_by_themselves_in_training():
+    def made(chunk):
+        return drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, chunk=chunk, rngs=rngs))
+
+    image = numbers(2, 5, 8, 8, 2)
+
+    def run(chunk, train):
+        graph, state = made(chunk)
+
+        @jax.jit
+        def value_and_grad(image):
+            def total(image):
+                encoder = nnx.merge(graph, state, copy=True)
+                y = encoder(image, train=train)
+                return (y**2).sum(), (y, nnx.state(encoder, nnx.BatchStat))
+
+            return jax.value_and_grad(total, has_aux=True)(image)
+
+        (_, (y, stats)), grad = value_and_grad(image)
+        return y, jax.tree.leaves(stats), grad
+
+    for ours, whole in zip(run(2, False), run(None, False), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, whole)
+    y, stats, grad = run(3, True)
+    graph, state = made(None)
+    encoder = nnx.merge(graph, state, copy=True)
+    by_hand = [encoder(image[:, part], train=True) for part in ([0, 1, 2], [3, 4, 0])]
+    np.testing.assert_allclose(y, jnp.concatenate(by_hand, axis=1)[:, :5], atol=1e-5)
+    for ours, expected in zip(stats, jax.tree.leaves(nnx.state(encoder, nnx.BatchStat)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(grad).all()
+
+
+def test_masked_batch_norm_is_batch_norm_of_what_is_there():
+    x = numbers(3, 7, 2, 4) * 2 + 1
+    masked, plain = MaskedBatchNorm(4), BatchNorm(4)
+    y = masked(jnp.asarray(np.where(MASK[..., None, None], x, np.nan)), True, jnp.asarray(MASK))
+    np.testing.assert_allclose(y[MASK], plain(jnp.asarray(x[MASK]), True), atol=1e-5)
+    np.testing.assert_allclose(masked.mean[...], plain.mean[...], rtol=1e-5)
+    np.testing.assert_allclose(masked.var[...], plain.var[...], rtol=1e-5)
+    np.testing.assert_array_equal(masked(jnp.asarray(x)), masked(jnp.asarray(x), False, jnp.asarray(MASK)))
+
+
+def test_masked_batch_norm_survives_a_batch_without_anything():
+    norm = MaskedBatchNorm(4)
+    y, pull = jax.vjp(lambda x: nnx.merge(*nnx.split(norm), copy=True)(x, True, jnp.zeros(5, bool)), jnp.ones((5, 4)))
+    assert np.isfinite(y).all() and np.isfinite(pull(y)[0]).all()
+
+
+def test_pooling_is_over_what_is_there():
+    x = np.where(MASK[..., None], numbers(3, 7, 2), np.nan)
+    y = masked_pool(jnp.asarray(x), jnp.asarray(MASK), "avgmax")
+    for k in range(2):
+        np.testing.assert_allclose(y[k], [*x[k, MASK[k]].mean(0), *x[k, MASK[k]].max(0)], rtol=1e-5)
+    np.testing.assert_array_equal(y[2], 0)
+    np.testing.assert_allclose(masked_pool(jnp.asarray(x[:1, :1]), None, "avg"), x[:1, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="avgmax"):
+        masked_pool(jnp.asarray(x), None, "median")
+
+
+def test_folding_is_packing_of_any_box_and_rounds_up():
+    x = jnp.asarray(numbers(1, 4, 6, 2, 3))
+    np.testing.assert_array_equal(fold(x, (2, 2, 2)), pack(x))
+    folded = fold(x, (3, 4, 1))
+    assert folded.shape == (1, 2, 2, 2, 36)
+    np.testing.assert_array_equal(folded[0, 1, 0, 1, : 4 * 3].reshape(4, 3), x[0, 3, :4, 1])
+    np.testing.assert_array_equal(folded[0, 1, 0, 1, 4 * 3 :], 0)
+    np.testing.assert_array_equal(
+        fold_mask(jnp.asarray(MASK), 3), [[True, True, False], [True, False, False], [False] * 3]
+    )
+    cleared = clear_padding(jnp.full((1, 2, 1, 1, 1), jnp.nan), jnp.zeros((1, 2), bool))
+    np.testing.assert_array_equal(cleared, 0)
