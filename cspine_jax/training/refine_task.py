@@ -68,7 +68,7 @@ def rough_colours(labels: jax.Array, key: jax.Array | None) -> jax.Array:
         moved = at + 3.0 * amount[0][:, None] * smooth_field(move, B, shape, 3, knots=8)
         rough = jax.vmap(lambda v, p: map_coordinates(v, list(p), order=0, mode="nearest"))(labels, moved)
         shift = smooth_field(neighbour, B, shape, 1, knots=6)[:, 0]
-        wrong = jnp.where(jnp.abs(shift) > 3.0 - 1.4 * amount[1], jnp.sign(shift), 0.0).astype(jnp.int32)
+        wrong = jnp.where(jnp.abs(shift) > 2.6 - 1.4 * amount[1], jnp.sign(shift), 0.0).astype(jnp.int32)
         rough = jnp.where(rough > 0, jnp.clip(rough + wrong, 1, NUM_LABELS - 1), 0)
         gone = smooth_field(lose, B, shape, 1, knots=8)[:, 0] > 2.6 - 1.2 * amount[2]
         colours = jax.nn.one_hot(jnp.where(gone, 0, colour_of(rough)) - 1, NUM_COLOURS)

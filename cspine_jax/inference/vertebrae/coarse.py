@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from cspine_jax.ct import Volume
@@ -39,9 +40,9 @@ def see_spine(spine: Spine, volume: Volume) -> tuple[np.ndarray, np.ndarray, Gri
     grid = regridded(volume.shape, volume.spacing_mm, SPACING_MM).packed()
     image = pack(normalise(regrid(volume.hu, volume.spacing_mm, SPACING_MM)))
 
-    def both(x: np.ndarray) -> np.ndarray:
+    def both(x: Any) -> jnp.ndarray:
         out = spine(x)
-        return np.concatenate((np.asarray(out["logits"]), np.asarray(out["offsets"])), axis=-1)
+        return jnp.concatenate((out["logits"], out["offsets"]), axis=-1)
 
     window = tuple(-(-n // MULTIPLE) * MULTIPLE for n in grid.shape)
     if np.prod(window) > MOST_VOXELS:

@@ -84,7 +84,7 @@ def see_bone(
         hints = interpolate(hints, at[axis], axis)
     near = ndimage.binary_dilation(hints.max(axis=-1) > 0.05, iterations=2)  # 4 mm
     logits = slide(
-        lambda x: np.asarray(refine(x)["logits"]),
+        lambda x: refine(x)["logits"],
         np.concatenate((image, hints), axis=-1),
         window,
         starts_over(near, window, overlap),

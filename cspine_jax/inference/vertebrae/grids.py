@@ -104,7 +104,7 @@ def mirrored_spine(spine):
 
     def answer(image):
         straight, mirrored = spine(image), spine(mirror_packed(image))
-        back = mirrored["offsets"][..., ::-1, :] * np.array([1, 1, -1], np.float32)
+        back = mirrored["offsets"][..., ::-1, :] * np.array([[[[[1, 1, -1]]]]], np.float32)
         return {
             "logits": 0.5 * (straight["logits"] + mirrored["logits"][..., ::-1, :]),
             "offsets": 0.5 * (straight["offsets"] + back),

@@ -13,7 +13,7 @@ from cspine_jax.inference.vertebrae import LEVELS
 from cspine_jax.inference.vertebrae.coarse import Spine, see_spine
 from cspine_jax.inference.vertebrae.fine import Refine, see_bone
 from cspine_jax.inference.vertebrae.grids import mirrored_refine, mirrored_spine
-from cspine_jax.inference.vertebrae.instances import Instances, find_instances
+from cspine_jax.inference.vertebrae.instances import Instances, find_instances, settle
 from cspine_jax.inference.vertebrae.native import to_native
 from cspine_jax.inference.vertebrae.order import Naming, name_instances
 from cspine_jax.inference.vertebrae.result import ABSENT, CERTAIN, CUT_OFF, NAMED, VISIBLE, Vertebra, Vertebrae
@@ -52,8 +52,9 @@ class Segmenter:
         clock.lap("coarse")
         instances = find_instances(probabilities, offsets, grid.spacing_mm)
         bone = 1 - probabilities[..., 0]
-        del probabilities, offsets
         naming, withheld = _withhold(name_instances(instances))
+        index = settle(instances, naming.levels, probabilities, offsets, grid.spacing_mm)
+        del probabilities, offsets
         clock.lap("naming")
         labels = np.zeros(volume.shape, np.uint8)
         visible = np.zeros((volume.shape[0], len(instances)), np.float32)
@@ -62,7 +63,7 @@ class Segmenter:
                 self._refine,
                 volume,
                 bone,
-                instances.index,
+                index,
                 naming.levels,
                 grid,
                 window=self._window,

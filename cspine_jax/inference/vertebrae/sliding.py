@@ -4,9 +4,13 @@ The weights are those of Isensee et al. 2021 (nnU-Net): a voxel counts most for 
 where the network sees its surroundings on all sides.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 SIGMA = 1 / 8
@@ -14,6 +18,9 @@ SIGMA = 1 / 8
 
 FLOOR = 1e-3
 """Least weight, so that a corner seen by a single window is still divided by a sound number."""
+
+ROUND = 16
+"""Grids are padded to multiples of this on the device, so that studies share what is compiled."""
 
 
 def gaussian(window: Sequence[int]) -> np.ndarray:
@@ -80,7 +87,7 @@ def _held(start: int, length: int, window: int) -> int:
 
 
 def slide(
-    function: Callable[[np.ndarray], np.ndarray],
+    function: Callable[[Any], Any],
     grid: np.ndarray,
     window: Sequence[int],
     starts: Sequence[Sequence[int]] | None = None,
@@ -91,6 +98,8 @@ def slide(
     default: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Runs a function of windows over a grid and averages what overlaps.
+
+    The grid goes to the device once and the answer comes back once; windows are cut, run and added up there.
 
     Args:
         function: [batch, *window, channels] -> [batch, *(scale * window), classes]; always called with that one shape,
@@ -106,35 +115,55 @@ def slide(
     Returns:
         float32 [scale d, scale h, scale w, classes].
     """
-    shape = grid.shape[:3]
+    shape, window = grid.shape[:3], tuple(window)
     starts = grid_starts(shape, window, overlap) if starts is None else [tuple(start) for start in starts]
     if not starts:
         raise ValueError("no window: nothing to run the function on")
-    total, weights, soft, scale = np.zeros(0), np.zeros(0), np.zeros(0), 1
-    for first in range(0, len(starts), batch):
-        some = [starts[min(first + k, len(starts) - 1)] for k in range(batch)]
-        answers = np.asarray(function(np.stack([_cut(grid, start, window, fill) for start in some])))
-        if first == 0:
-            scale = answers.shape[1] // window[0]
-            soft = gaussian([scale * w for w in window])
-            total = np.zeros((*(scale * n for n in shape), answers.shape[-1]), np.float32)
-            weights = np.zeros(total.shape[:3], np.float32)
-        for start, answer in list(zip(some, answers, strict=True))[: len(starts) - first]:
-            to = tuple(slice(scale * s, scale * min(s + w, n)) for s, w, n in zip(start, window, shape, strict=True))
-            part = tuple(slice(0, side.stop - side.start) for side in to)
-            total[to] += soft[part][..., None] * answer[part]
-            weights[to] += soft[part]
-    seen = weights > 0
-    np.divide(total, weights[..., None], out=total, where=seen[..., None])
-    total[~seen] = default
-    return total
-
-
-def _cut(grid: np.ndarray, start: Sequence[int], window: Sequence[int], fill: np.ndarray | float) -> np.ndarray:
-    part = grid[tuple(slice(s, s + w) for s, w in zip(start, window, strict=True))]
-    if part.shape[:3] == tuple(window):
-        return part
-    whole = np.empty((*window, grid.shape[-1]), grid.dtype)
+    room = tuple(-(-max(n, w) // ROUND) * ROUND for n, w in zip(shape, window, strict=True))
+    whole = np.empty((*room, grid.shape[-1]), np.float32)
     whole[:] = fill
-    whole[tuple(slice(n) for n in part.shape[:3])] = part
-    return whole
+    whole[tuple(slice(n) for n in shape)] = grid
+    on_device = jax.device_put(whole)
+    soft, sums, scale = jnp.zeros(()), None, 1
+    for first in range(0, len(starts), batch):
+        some = np.array([starts[min(first + k, len(starts) - 1)] for k in range(batch)], np.int32)
+        answers = jnp.asarray(function(_cut(on_device, some, window)), jnp.float32)
+        if sums is None:
+            scale = answers.shape[1] // window[0]
+            soft = jax.device_put(gaussian([scale * w for w in window]))
+            size = tuple(scale * n for n in room)
+            sums = jnp.zeros((*size, answers.shape[-1]), jnp.float32), jnp.zeros((*size, 1), jnp.float32)
+        fresh = (np.arange(batch) < len(starts) - first).astype(np.float32)
+        sums = _add(sums, answers, soft, scale * some, fresh)
+    assert sums is not None
+    classes = sums[0].shape[-1]
+    mean = _mean(sums, np.broadcast_to(np.asarray(default, np.float32), classes))
+    return np.array(mean[tuple(slice(scale * n) for n in shape)])
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _cut(grid: jax.Array, starts: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    size = (*window, grid.shape[-1])
+    return jnp.stack([jax.lax.dynamic_slice(grid, (*start, 0), size) for start in starts])
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add(
+    sums: tuple[jax.Array, jax.Array], answers: jax.Array, soft: jax.Array, starts: jax.Array, fresh: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Adds windows to (sum of weighted answers, sum of weights); those that are not `fresh` count nothing."""
+    total, weights = sums
+    for answer, start, counts in zip(answers, starts, fresh, strict=True):
+        weight = counts * soft[..., None]
+        at = (*start, 0)
+        there = jax.lax.dynamic_slice(total, at, answer.shape)
+        total = jax.lax.dynamic_update_slice(total, there + weight * answer, at)
+        there = jax.lax.dynamic_slice(weights, at, weight.shape)
+        weights = jax.lax.dynamic_update_slice(weights, there + weight, at)
+    return total, weights
+
+
+@jax.jit
+def _mean(sums: tuple[jax.Array, jax.Array], default: jax.Array) -> jax.Array:
+    total, weights = sums
+    return jnp.where(weights > 0, total / jnp.maximum(weights, FLOOR * FLOOR), default[None, None, None])

@@ -116,7 +116,7 @@ class Oracle:
     def refine(self, x: np.ndarray) -> dict[str, np.ndarray]:
         out = np.zeros((len(x), *(2 * n for n in x.shape[1:4]), 4), np.float32)
         out[..., 0] = 20
-        for one, answer in zip(x, out, strict=True):
+        for one, answer in zip(np.asarray(x), out, strict=True):
             assert one.shape[-1] == 11
             self.windows += 1
             start = np.argwhere((self.image == one[0, 0, 0, :8]).all(axis=-1))

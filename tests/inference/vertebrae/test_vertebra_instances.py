@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from oracles import centroids, coarse, neck
+from scipy import ndimage
 
-from cspine_jax.inference.vertebrae.instances import find_instances
+from cspine_jax.inference.vertebrae.instances import find_instances, settle
 
 SPACING = (4.0, 4.0, 4.0)
 
@@ -55,6 +58,39 @@ def test_scattered_votes_and_voxels_named_wrong_do_not_change_the_instances(answ
     assert truth_of(a, grid) == truth_of(b, grid)
     both = (a.index > 0) & (b.index > 0)
     assert (a.index[both] == b.index[both]).mean() > 0.9
+
+
+def test_settling_gives_voxels_back_to_the_vertebra_they_look_like(answers):
+    probabilities, offsets, grid = answers
+    truth = probabilities[..., 1:].argmax(axis=-1) + 1
+    found = find_instances(probabilities, offsets, grid.spacing_mm)
+    levels = np.array(truth_of(found, grid)) - 1
+
+    def right(index):
+        named = np.concatenate(([-1], levels))[index]
+        return (named[index > 0] + 1 == truth[index > 0]).mean()
+
+    rng = np.random.default_rng(0)
+    mixed = np.where(found.index > 0, np.clip(found.index + rng.choice([-1, 0, 1], found.index.shape), 1, len(found)), 0)
+    stray = ndimage.gaussian_filter(rng.normal(0, 1, offsets.shape), (1, 1, 1, 0))  # arch-sized, as networks err
+    noisy = offsets + (6.0 / stray.std() * stray).astype(np.float32)
+    mixed = dataclasses.replace(found, index=mixed.astype(np.int16))
+    assert right(mixed.index) < 0.5
+    assert right(settle(mixed, levels, probabilities, noisy, grid.spacing_mm)) > 0.99
+    look_alike = np.full_like(probabilities, 0.05)  # then the votes alone decide
+    assert right(settle(mixed, levels, look_alike, offsets, grid.spacing_mm)) > 0.97
+
+
+def test_settling_leaves_instances_without_a_name_alone(answers):
+    probabilities, offsets, grid = answers
+    found = find_instances(probabilities, offsets, grid.spacing_mm)
+    levels = np.arange(len(found))
+    levels[2] = -1
+    wrong = np.roll(probabilities, 1, axis=-1)
+    settled = settle(found, levels, wrong, offsets, grid.spacing_mm)
+    np.testing.assert_array_equal(settled == 3, found.index == 3)
+    for few in (np.full(len(found), -1), np.where(np.arange(len(found)) == 1, 4, -1)):
+        np.testing.assert_array_equal(settle(found, few, wrong, offsets, grid.spacing_mm), found.index)
 
 
 def test_specks_are_no_instances_but_a_large_lump_is_left_for_the_naming(answers):
