@@ -13,9 +13,9 @@ with even weights, from the first one's, puts them right:
         --config.train.init_from=runs/segment_refine3d --config.volume.background_weight=1.0 \
         --config.optim.lr=7e-4 --config.train.total_steps=300 --config.train.eval_steps=100
 
-and once more from there (lr 8e-4, 380 steps, seed 1) for the weights in the package.
+and twice more from there (lr 8e-4, 380 steps, seed 1; lr 1e-3, 1000 steps, seed 11) for the weights in the package.
 
-Cost: an hour of training on two cores. Expected (phantom): see `cspine weights inspect`.
+Cost: an hour of training on two cores, and as much again for the three short runs. Expected (phantom): see `cspine weights inspect`.
 """
 
 from ml_collections import ConfigDict

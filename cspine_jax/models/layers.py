@@ -45,6 +45,11 @@ def global_pool(x: jax.Array, kind: str) -> jax.Array:
     raise ValueError(f"pooling={kind!r}: must be avg, max or avgmax")
 
 
+def flatten_chw(x: jax.Array) -> jax.Array:
+    """`[B, H, W, C]` -> `[B, C H W]`, channels slowest, as networks born channels-first order what they flatten."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, train: bool) -> jax.Array:
     """Inverted dropout; the identity in evaluation or at rate 0.
 

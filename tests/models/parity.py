@@ -43,6 +43,7 @@ class Case:
         source: key of the family's `NAMES`.
         called: the reference's own name, where it is not `name`.
         options: of the reference's constructor.
+        ours: options of `models.create`.
         channels_last: the levels come as `[B, H, W, C]`.
         level: submodule output `[B, ...]` -> `[B, C, H, W]`, for levels that are something else.
     """
@@ -54,6 +55,7 @@ class Case:
     source: str = "torchvision"
     called: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ours: dict[str, Any] = dataclasses.field(default_factory=dict)
     channels_last: bool = False
     level: Callable[[Any], Any] | None = None
 
@@ -75,7 +77,7 @@ def reference(case: Case) -> Any:
         timm = pytest.importorskip("timm", reason="needs the extra [parity]")
         net = timm.create_model(str(case), num_classes=CLASSES, pretrained=False, **case.options)
     else:
-        net = getattr(torchvision.models, str(case))(num_classes=CLASSES, weights=None, **case.options)
+        net = getattr(torchvision.models, str(case))(num_classes=CLASSES, **case.options)
     return randomise(net)
 
 
@@ -100,12 +102,12 @@ def pictures(case: Case) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(case.batch, *case.size, 3)).astype(np.float32)
 
 
-def build(case: Case, net: Any, **options: Any) -> tuple[nnx.GraphDef, nnx.State]:
+def build(case: Case, net: Any) -> tuple[nnx.GraphDef, nnx.State]:
     """This package's network with the weights of `net`; every name and shape must be accounted for."""
     graph, state = nnx.split(
         nnx.eval_shape(
             lambda: models.create(
-                case.name, num_outputs=CLASSES, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0), **options
+                case.name, num_outputs=CLASSES, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0), **case.ours
             )
         )
     )
@@ -145,7 +147,7 @@ def check_inference(case: Case) -> None:
 
 
 def check_training(case: Case) -> None:
-    """Loss, gradients, and recorded statistics of one step in training mode.
+    """Loss (auxiliary heads' included), gradients, and recorded statistics of one step in training mode.
 
     In float64: in float32 both sides' gradients of a random, ill-conditioned network are off by a few per cent.
     """
@@ -160,16 +162,17 @@ def check_training(case: Case) -> None:
         def step(params: nnx.State, stats: nnx.State) -> Any:
             def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
                 model = nnx.merge(graph, params, stats, copy=True)
-                logits = jax.nn.log_softmax(model(jnp.asarray(x, jnp.float64), train=True))
-                return -logits[target, target].mean(), nnx.state(model, nnx.BatchStat)
+                logits, auxiliary = model.with_auxiliary(jnp.asarray(x, jnp.float64), train=True)
+                losses = [-jax.nn.log_softmax(y)[target, target].mean() for y in (logits, *auxiliary)]
+                return jnp.stack(losses).sum(), nnx.state(model, nnx.BatchStat)
 
             return jax.value_and_grad(loss, has_aux=True)(params)
 
         (loss, after), grads = step(params, stats)
     net = net.double().train()
     out = net(torch.from_numpy(x).double().permute(0, 3, 1, 2))
-    logits = out if isinstance(out, torch.Tensor) else out.logits
-    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
+    outputs = [out] if isinstance(out, torch.Tensor) else list(out)
+    expected = torch.stack([torch.nn.functional.cross_entropy(y, torch.from_numpy(target)) for y in outputs]).sum()
     expected.backward()
     assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
     rules = family_of(case.name).NAMES[case.source]

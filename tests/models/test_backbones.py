@@ -11,12 +11,17 @@ from cspine_jax.errors import ConfigError
 from cspine_jax.models.slices import init_model
 
 PARAMETERS = {
+    "alexnet": 61_100_840,
+    "convnext_small": 50_223_688,
+    "convnext_tiny": 28_589_128,
+    "densenet121": 7_978_856,
     "efficientnet_b5": 30_389_784,
     "efficientnet_lite0": 4_652_008,
     "efficientnet_v2_l": 118_515_272,
     "efficientnet_v2_s": 21_458_488,
     "tf_efficientnetv2_l": 118_515_272,
     "tf_efficientnetv2_s": 21_458_488,
+    "googlenet": 6_624_904,
     "mnasnet1_3": 6_282_256,
     "mobilenet_v3_large": 5_483_032,
     "regnet_y_8gf": 39_381_472,
@@ -25,6 +30,9 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "resnext50_32x4d": 25_028_904,
     "shufflenet_v2_x2_0": 7_393_996,
+    "swin_s": 49_606_258,
+    "vgg16_bn": 138_365_992,
+    "vit_b_16": 86_567_656,
 }
 """As published, with 3 input channels and 1000 outputs."""
 
@@ -49,6 +57,26 @@ def outputs(module, shape, **options):
     )
 
 
+def level_side(name, side, reduction):
+    """Cells of one side of a pyramid level; the references round up at each stride, but for some."""
+    if name.startswith(("convnext", "vgg")):
+        return side // reduction
+    if name == "densenet121":
+        return -(-side // min(reduction, 4)) // max(reduction // 4, 1)
+    if name == "googlenet":
+        cells = -(-side // 2) // (min(reduction, 16) // 2)
+        return -(-cells // 2) if reduction == 32 else cells
+    if name in ("alexnet", "inception_v3"):  # windows of 3 at stride 2, and what unpadded convolutions cut
+        at, cells, cut = (4, (side - 7) // 4 + 1, {}) if name == "alexnet" else (1, side, {2: 2, 4: 2})
+        while at < reduction:
+            at *= 2
+            cells = (cells - 3) // 2 + 1 - cut.get(at, 0)
+        return cells
+    if name.startswith("swin"):
+        return -(-(side // 4) // (reduction // 4))
+    return -(-side // reduction)
+
+
 def test_names():
     assert {"basic_cnn", "resnet18", "resnet50"} <= set(models.names())
 
@@ -66,14 +94,14 @@ def test_parameter_count_is_the_published_one(name):
 
 
 @pytest.mark.parametrize("name", models.names())
-@pytest.mark.parametrize("size", [(96, 64), (97, 75)])
+@pytest.mark.parametrize("size", [(96, 80), (97, 75)])
 def test_pyramid(name, size):
     module = abstract(name, in_channels=5, features_only=True)
     assert module.head is None
     levels = outputs(module, (2, *size, 5))
     assert len(levels) == len(module.channels) == len(module.reductions)
     for level, channels, reduction in zip(levels, module.channels, module.reductions, strict=True):
-        expected = tuple(-(-side // reduction) for side in size)
+        expected = tuple(level_side(name, side, reduction) for side in size)
         assert level.shape == (2, *expected, channels)
 
 
@@ -81,9 +109,9 @@ def test_pyramid(name, size):
 @pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", None])
 def test_head_and_embedding(name, pooling):
     module = abstract(name, in_channels=1, num_outputs=3, pooling=pooling)
-    assert outputs(module, (2, 64, 64, 1)).shape == (2, 3)
+    assert outputs(module, (2, 96, 96, 1)).shape == (2, 3)
     bare = abstract(name, in_channels=1, num_outputs=0, pooling=pooling)
-    assert outputs(bare, (2, 64, 64, 1)).shape == (2, module.embedding_dim)
+    assert outputs(bare, (2, 96, 96, 1)).shape == (2, module.embedding_dim)
     assert count(module) - count(bare) == (module.embedding_dim + 1) * 3
 
 
@@ -91,8 +119,8 @@ def test_head_and_embedding(name, pooling):
 def test_bfloat16_computes_low_and_answers_float32(name):
     module = abstract(name, in_channels=2, num_outputs=3, dtype=jnp.bfloat16)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(nnx.state(module)))
-    assert outputs(module, (1, 64, 64, 2)).dtype == jnp.float32
-    levels = outputs(abstract(name, in_channels=2, features_only=True, dtype=jnp.bfloat16), (1, 64, 64, 2))
+    assert outputs(module, (1, 96, 96, 2)).dtype == jnp.float32
+    levels = outputs(abstract(name, in_channels=2, features_only=True, dtype=jnp.bfloat16), (1, 96, 96, 2))
     assert all(level.dtype == jnp.bfloat16 for level in levels)
 
 

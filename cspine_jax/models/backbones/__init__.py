@@ -14,29 +14,39 @@ from flax import nnx
 
 from cspine_jax.errors import ConfigError
 from cspine_jax.models.backbones import (
+    alexnet,
     basic_cnn,
     convnext,
+    densenet,
     efficientnet,
+    googlenet,
+    inception,
     mnasnet,
     mobilenet,
     regnet,
     resnet,
     shufflenet,
     swin,
+    vgg,
     vit,
 )
 from cspine_jax.models.backbones.base import Backbone, Options
 
 FAMILIES: tuple[ModuleType, ...] = (
+    alexnet,
     basic_cnn,
     convnext,
+    densenet,
     efficientnet,
+    googlenet,
+    inception,
     mnasnet,
     mobilenet,
     regnet,
     resnet,
     shufflenet,
     swin,
+    vgg,
     vit,
 )
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cspine_jax.errors import ConfigError
 from cspine_jax.models.layers import Keys, Linear, dropout, global_pool, lecun_normal
 
 OWN = "own"
@@ -79,6 +80,22 @@ def run_blocks(
     return x
 
 
+def require_size(x: jax.Array, least: int, what: str) -> None:
+    """Refuses images `[B, H, W, C]` on which unpadded windows would leave a map without a cell, and so no numbers.
+
+    Args:
+        x: the image.
+        least: smallest side allowed.
+        what: needs it.
+
+    Raises:
+        ConfigError: a side is smaller.
+    """
+    h, w = x.shape[1:3]
+    if min(h, w) < least:
+        raise ConfigError(f"images of {h} x {w} pixels: {what} needs {least} x {least} or more; enlarge them")
+
+
 class Backbone(nnx.Module):
     """Base of the image networks. A family implements `pyramid` and calls `_finish` at the end of its `__init__`.
 
@@ -141,5 +158,17 @@ class Backbone(nnx.Module):
         if self.features_only:
             return self.pyramid(x, train, key)
         trunk, top = (None, None) if key is None else jax.random.split(key)
-        embedding = self.embed(x, train, trunk)
-        return embedding if self.head is None else self.head(dropout(embedding, self.dropout, top, train))
+        return self._answer(self.embed(x, train, trunk), train, top)
+
+    def with_auxiliary(
+        self, x: jax.Array, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[Any, list[jax.Array]]:
+        """What `__call__` answers, and float32 logits `[B, num_outputs]` of each auxiliary head, finest map first.
+
+        Families without auxiliary heads, and networks built without `aux_heads`, have none of the latter. A loss adds
+        theirs at a lower weight: 0.3 in Szegedy et al. 2015, 0.4 in common trainings of Inception v3.
+        """
+        return self(x, train, key), []
+
+    def _answer(self, embedding: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+        return embedding if self.head is None else self.head(dropout(embedding, self.dropout, key, train))
