@@ -15,7 +15,8 @@ with even weights, from the first one's, puts them right:
 
 and twice more from there (lr 8e-4, 380 steps, seed 1; lr 1e-3, 1000 steps, seed 11) for the weights in the package.
 
-Cost: an hour of training on two cores, and as much again for the three short runs. Expected (phantom): see `cspine weights inspect`.
+Cost: an hour of training on two cores, and as much again for the three short runs.
+Expected (phantom): see `cspine weights inspect`.
 """
 
 from ml_collections import ConfigDict

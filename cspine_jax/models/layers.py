@@ -130,7 +130,8 @@ class Conv(nnx.Module):
         """`[B, H, W, in]` -> `[B, H', W', out]`."""
         dtype = self.dtype or x.dtype
         if self.same:
-            x = pad_same(x, self.kernel.shape[:2], self.stride)
+            kh, kw = self.kernel.shape[:2]
+            x = pad_same(x, (kh, kw), self.stride)
         y = conv2d(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding, self.groups)
         return y if self.bias is None else y + self.bias[...].astype(dtype)[None, None, None]
 

@@ -8,6 +8,7 @@ from flax import nnx
 
 from cspine_jax import models
 from cspine_jax.errors import ConfigError
+from cspine_jax.models.backbones.base import Draws
 from cspine_jax.models.slices import init_model
 
 PARAMETERS = {
@@ -84,7 +85,7 @@ def test_names():
 def test_an_unknown_name_is_refused_with_a_suggestion():
     with pytest.raises(ConfigError, match=r"model.backbone='resnet19'.*did you mean resnet18\?"):
         models.create("resnet19", rngs=nnx.Rngs(0))
-    with pytest.raises(ConfigError, match="known: basic_cnn"):
+    with pytest.raises(ConfigError, match="known: alexnet"):
         models.create("?", rngs=nnx.Rngs(0))
 
 
@@ -149,3 +150,14 @@ def test_initialisation_depends_on_the_key_alone():
     first, same, other = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s)]) for s in states)
     np.testing.assert_array_equal(first, same)
     assert (first != other).any()
+
+
+def test_keys_are_drawn_as_rngs_would():
+    rngs, plain = nnx.Rngs(3), nnx.Rngs(3)
+    for stream in (rngs, plain):
+        stream.params()
+    draws = Draws(rngs)
+    for _ in range(3):
+        assert jax.random.key_data(draws.params()).tolist() == jax.random.key_data(plain.params()).tolist()
+    draws.close()
+    assert jax.random.key_data(rngs.params()).tolist() == jax.random.key_data(plain.params()).tolist()

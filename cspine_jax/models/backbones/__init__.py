@@ -30,7 +30,7 @@ from cspine_jax.models.backbones import (
     vgg,
     vit,
 )
-from cspine_jax.models.backbones.base import Backbone, Options
+from cspine_jax.models.backbones.base import Backbone, Draws, Options
 
 FAMILIES: tuple[ModuleType, ...] = (
     alexnet,
@@ -110,7 +110,8 @@ def create(
     family = family_of(name)
     config = family.VARIANTS[name]
 
-    def build(rngs: nnx.Rngs) -> Backbone:
+    def build(rngs: Any) -> Backbone:
+        draws = Draws(rngs) if isinstance(rngs, nnx.Rngs) else rngs
         options = Options(
             in_channels=in_channels,
             num_outputs=num_outputs,
@@ -120,9 +121,12 @@ def create(
             drop_path=config.drop_path if drop_path is None else drop_path,
             aux_heads=aux_heads,
             dtype=dtype,
-            rngs=rngs,
+            rngs=draws,
         )
-        return family.build(config, options)
+        module = family.build(config, options)
+        if isinstance(draws, Draws):
+            draws.close()
+        return module
 
     if pretrained is None:
         return build(rngs)

@@ -15,6 +15,28 @@ OWN = "own"
 """Pooling of a family whose embedding is more than a pooled map: hidden layers (VGG), a class token (ViT)."""
 
 
+class Draws:
+    """The keys that an `nnx.Rngs` would give, in its order, but its counter is moved once, by `close`.
+
+    `nnx.Rngs` moves it at every draw, which takes time quadratic in the number of draws while a function is traced:
+    most of the time of building a large network.
+    """
+
+    def __init__(self, rngs: nnx.Rngs):
+        self._stream = rngs.params
+        self._key, self._first, self._drawn = self._stream.key[...], self._stream.count[...], 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        key = jax.random.fold_in(self._key, self._first + self._drawn)
+        self._drawn += 1
+        return key
+
+    def close(self) -> None:
+        """Tells the `nnx.Rngs` how many were drawn."""
+        self._stream.count[...] += self._drawn
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a caller of `create` may choose for any family.
@@ -39,7 +61,7 @@ class Options:
     drop_path: float
     aux_heads: bool
     dtype: Any
-    rngs: nnx.Rngs
+    rngs: Any
 
     @property
     def layer(self) -> dict[str, Any]:

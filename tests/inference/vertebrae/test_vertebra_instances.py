@@ -71,7 +71,9 @@ def test_settling_gives_voxels_back_to_the_vertebra_they_look_like(answers):
         return (named[index > 0] + 1 == truth[index > 0]).mean()
 
     rng = np.random.default_rng(0)
-    mixed = np.where(found.index > 0, np.clip(found.index + rng.choice([-1, 0, 1], found.index.shape), 1, len(found)), 0)
+    mixed = np.where(
+        found.index > 0, np.clip(found.index + rng.choice([-1, 0, 1], found.index.shape), 1, len(found)), 0
+    )
     stray = ndimage.gaussian_filter(rng.normal(0, 1, offsets.shape), (1, 1, 1, 0))  # arch-sized, as networks err
     noisy = offsets + (6.0 / stray.std() * stray).astype(np.float32)
     mixed = dataclasses.replace(found, index=mixed.astype(np.int16))
