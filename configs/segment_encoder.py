@@ -3,7 +3,7 @@
     python launch.py --config=configs/segment_encoder.py --config.data.manual_dir=/data/rsna
 
 Any name of `cspine_jax.models.names()` can be the encoder (`model.backbone`). Gold's form, the encoder inflated to 3D
-and every slice of the stack labelled, is `--config.model.network=inflated --config.model.backbone=resnet18
+and every slice of the stack labelled, is `--config.model.network=inflated --config.model.backbone=resnet18d
 --config.data.depth=15`.
 
 `--mode=predict` writes a NIfTI mask of every study to `predictions/segmentations/`. Slices alone do not tell C4 from C5
