@@ -11,7 +11,7 @@ import pytest
 from cspine_jax.experiment import Experiment
 from cspine_jax.kinds import kind_of
 from cspine_jax.kinds.segment2d import write_record_mask
-from cspine_jax.models import resnet
+from cspine_jax.models.backbones import resnet
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.segment2d_task import CLASSES, Segment2DTask, study_dice
 from cspine_jax.training.sharding import place

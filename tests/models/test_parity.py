@@ -57,7 +57,7 @@ def test_stochastic_depth_rises_as_in_the_reference(monkeypatch):
 
 def test_residual_branches_of_the_d_form_begin_at_zero(monkeypatch):
     for d in (False, True):
-        monkeypatch.setitem(resnet.VARIANTS, "tiny", resnet.Config((1,), bottleneck=False, width=4, d=d))
-        modules = nnx.iter_modules(models.create("tiny", rngs=nnx.Rngs(0)))
+        monkeypatch.setitem(resnet.VARIANTS, "tiny_resnet", resnet.Config((1,), bottleneck=False, width=4, d=d))
+        modules = nnx.iter_modules(models.create("tiny_resnet", rngs=nnx.Rngs(0)))
         (block,) = (module for _, module in modules if isinstance(module, resnet.Block))
         assert [float(conv.bn.scale[...].max()) for conv in block.convs] == [1.0, 0.0 if d else 1.0]

@@ -89,7 +89,7 @@ def tiny_reference(config, **options):
 def test_a_training_step_of_every_block(name, monkeypatch):
     monkeypatch.setitem(efficientnet.VARIANTS, name, TINY[name])
     monkeypatch.setattr(
-        torchvision.models, name, lambda weights, **options: tiny_reference(TINY[name], **options), raising=False
+        torchvision.models, name, lambda weights=None, **options: tiny_reference(TINY[name], **options), raising=False
     )
     check_training(Case(name, (), size=(19, 32), batch=4))
 

@@ -92,7 +92,7 @@ def tiny(request, monkeypatch):
     """The name of a tiny network that both libraries know."""
     family, config, build = TINY[request.param]
     monkeypatch.setitem(family.VARIANTS, request.param, config)
-    monkeypatch.setattr(torchvision.models, request.param, lambda weights, **o: build(**o), raising=False)
+    monkeypatch.setattr(torchvision.models, request.param, lambda weights=None, **o: build(**o), raising=False)
     return request.param
 
 
