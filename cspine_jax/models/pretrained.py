@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -118,6 +117,6 @@ def overlaid(state: nnx.State, arrays: Mapping[Path, np.ndarray]) -> nnx.State:
     """The state with arrays put in place, each of the type that was there."""
 
     def put(path: Path, variable: Any) -> Any:
-        return variable.replace(jax.numpy.asarray(arrays[path], variable.dtype)) if path in arrays else variable
+        return variable.replace(jnp.asarray(arrays[path], variable.dtype)) if path in arrays else variable
 
     return nnx.map_state(put, state)

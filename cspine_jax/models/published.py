@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path as File
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -267,17 +267,9 @@ def filled(build: Callable[[nnx.Rngs], M], arrays: Arrays, key: jax.Array) -> M:
     return nnx.merge(graph, overlaid(state, {**chosen, **drawn}))
 
 
-class _OneKey:
-    """Stands in for `nnx.Rngs` where only shapes are wanted: that one takes time quadratic in the number of draws."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
-
-
 def _shapes(name: str, num_outputs: int, aux_heads: bool) -> dict[Path, tuple[int, ...]]:
     """Shapes of the arrays of a backbone as published."""
-    rngs: Any = _OneKey()
-    module = nnx.eval_shape(lambda: create(name, num_outputs=num_outputs, aux_heads=aux_heads, rngs=rngs))
+    module = nnx.eval_shape(lambda: create(name, num_outputs=num_outputs, aux_heads=aux_heads, rngs=nnx.Rngs(0)))
     return shapes_of(nnx.state(module))
 
 

@@ -123,9 +123,9 @@ def settle(
     """
     named = np.flatnonzero(levels >= 0)
     index = instances.index.copy()
-    where = np.nonzero(np.isin(index, named + 1))
     if len(named) < 2:
         return index
+    where = np.nonzero(np.isin(index, named + 1))
     spacing = np.asarray(spacing_mm, np.float64)
     votes = np.stack(where, axis=-1) * spacing + offsets[where]
     bone = probabilities[where]

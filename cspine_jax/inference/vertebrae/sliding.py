@@ -137,8 +137,8 @@ def slide(
         sums = _add(sums, answers, soft, scale * some, fresh)
     assert sums is not None
     classes = sums[0].shape[-1]
-    mean = _mean(sums, np.broadcast_to(np.asarray(default, np.float32), classes))
-    return np.array(mean[tuple(slice(scale * n) for n in shape)])
+    mean = np.asarray(_mean(sums, np.broadcast_to(np.asarray(default, np.float32), classes)))
+    return mean[tuple(slice(scale * n) for n in shape)].copy()  # cut here: on the device each shape would be compiled
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -110,8 +110,8 @@ def create(
     family = family_of(name)
     config = family.VARIANTS[name]
 
-    def build(rngs: Any) -> Backbone:
-        draws = Draws(rngs) if isinstance(rngs, nnx.Rngs) else rngs
+    def build(rngs: nnx.Rngs) -> Backbone:
+        draws = Draws(rngs)
         options = Options(
             in_channels=in_channels,
             num_outputs=num_outputs,
@@ -124,8 +124,7 @@ def create(
             rngs=draws,
         )
         module = family.build(config, options)
-        if isinstance(draws, Draws):
-            draws.close()
+        draws.close()
         return module
 
     if pretrained is None:

@@ -61,7 +61,7 @@ class Options:
     drop_path: float
     aux_heads: bool
     dtype: Any
-    rngs: Any
+    rngs: Any  # `Draws`, which layers take for an `nnx.Rngs`
 
     @property
     def layer(self) -> dict[str, Any]:
