@@ -242,8 +242,10 @@ def command(slices: int, size: int) -> dict[str, float]:
         for extra in sorted(study.iterdir(), key=lambda f: int(f.stem))[slices:]:
             extra.unlink()
         code = (
-            "import resource, sys; from cspine_jax.cli import main; status = main(sys.argv[1:]); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+            "import sys; from cspine_jax.cli import main; status = main(sys.argv[1:]); "
+            # not ru_maxrss: that of a child begins at its parent's, which holds PyTorch
+            "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))); "
+            "sys.exit(status)"
         )
         argv = [sys.executable, "-c", code, "segment", str(study), "--out", f"{folder}/out", "--json"]
         subprocess.run(argv, check=True, capture_output=True)  # compiles
