@@ -238,6 +238,36 @@ class VolumeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CropsConfig:
+    """Vertebra crops, as the winners': S positions of one vertebra, top to bottom, each with its neighbours and its mask.
+
+    `positions` S evenly spaced slices from the vertebra's first to its last; each has `2 * radius + 1` neighbouring
+    slices, `stride` mm apart (0: the study's own next slices), and the vertebra's mask as last channel. `size` is the
+    in-plane matrix, `margin` the room around the mask's box as a share of its longer side; the field is square.
+    `oriented` turns the planes with the spine, perpendicular to the line through the centroids of the levels around.
+    `masks` is "true" (segmentations/ of the RSNA-layout folder) or a folder (or a pattern, such as
+    "segmented/fold*", of one folder a fold) that `cspine segment` wrote.
+    """
+
+    positions: int = 15
+    radius: int = 2
+    stride: float = 0.0
+    size: int = 224
+    margin: float = 0.1
+    oriented: bool = False
+    masks: str = "true"
+
+    def __post_init__(self):
+        _at_least(self, "positions", 1)
+        _at_least(self, "radius", 0)
+        _between(self, "stride", 0.0, 20.0)
+        _at_least(self, "size", 16)
+        _between(self, "margin", 0.0, 2.0)
+        if not self.masks:
+            raise ConfigError("crops.masks='': give 'true' or the folder that `cspine segment` wrote")
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
     """L = alpha L_frac + L_vert (document B), positives weighted as in the RSNA metric.
 
@@ -346,6 +376,7 @@ class Config:
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     volume: VolumeConfig = VolumeConfig()
+    crops: CropsConfig = CropsConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
