@@ -28,6 +28,7 @@ from flax import nnx
 from cspine_jax import models
 from cspine_jax.models.backbones import family_of
 from cspine_jax.models.pretrained import converted, overlaid
+from cspine_jax.training.sharding import place
 
 LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 for operator in ("nms", "qnms"):  # a torchvision whose compiled part does not fit torch lacks these at import
@@ -104,10 +105,13 @@ def measure(name: str, batch: int, size: int, repeats: int) -> dict[str, Any]:
         return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads), after
 
     seconds, compiled = [], []
-    on_device = jnp.asarray(x)
+    placement = place()
+    on_device = jax.device_put(x, placement.split)
+    state, params, stats = jax.device_put((state, params, stats), placement.replicated)
     for function, args in ((answer, (state, on_device)), (step, (params, stats, on_device))):
         start = time.perf_counter()
-        compiled.append(jax.jit(function).lower(*args).compile())
+        shardings = placement.split if function is answer else placement.replicated
+        compiled.append(jax.jit(function, out_shardings=shardings).lower(*args).compile())
         seconds.append(time.perf_counter() - start)
     costs = compiled[0].cost_analysis() or {}
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
@@ -176,10 +180,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="parts that XLA runs a batch in")
     parser.add_argument("--out", type=Path, required=True, help="one JSON line a model, added to")
     parser.add_argument("--write", type=Path, help="put the table of --out between the marks in this file")
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
+    jax.config.update("jax_num_cpu_devices", args.devices)
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     for name in args.models:
         if name not in {row["model"] for row in done}:

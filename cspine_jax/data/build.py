@@ -18,9 +18,8 @@ import os
 import shutil
 import signal
 import threading
-import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,12 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from cspine_jax import progress
-from cspine_jax.ct.identity import from_flag
+from cspine_jax.ct.identity import Identity, from_flag
 from cspine_jax.data import index
-from cspine_jax.data.features import DATASET_NAME, VERSION, RecordConfig, serialize
+from cspine_jax.data.features import DATASET_NAME, VERSION, Layout, RecordConfig, serialize
+from cspine_jax.data.lock import Lock as _Lock
 from cspine_jax.data.metadata import METADATA_FILE, shard_name, write_metadata
+from cspine_jax.data.recipe import Made, Recipe
 from cspine_jax.data.study import examples, load_study
 from cspine_jax.data.tables import UID, Note, StudyEntry, Tables, hashed, read_tables
 from cspine_jax.errors import DataError
@@ -51,7 +52,7 @@ class BuildResult:
     Attributes:
         path: the TFDS data set folder, for `SliceTable.open` and `tfds.builder_from_directory`.
         studies: studies in the records.
-        slices: records.
+        slices: records (crops, where vertebra crops were built).
         skipped: studies, masks and boxes that were left out, with the reason; also in `path/skipped.csv`. What the
             reader found odd but could read is in `path/warnings.csv`.
         new: studies this call wrote; 0 means there was nothing to do.
@@ -64,7 +65,7 @@ class BuildResult:
     new: int
 
 
-def records_path(data_dir: str | Path, config: RecordConfig) -> Path:
+def records_path(data_dir: str | Path, config: Layout) -> Path:
     """Where the records of a layout are under `data_dir`."""
     return Path(data_dir).expanduser() / DATASET_NAME / config.name / VERSION
 
@@ -107,36 +108,84 @@ def build(
             folder or made with other parameters, another process builds them now, or they cannot be written (disk
             full); what is finished is kept then, and the same command goes on from there.
     """
-    config = RecordConfig(size, radius, stride)
-    final = records_path(data_dir, config)
+    return build_records(
+        _Slices(RecordConfig(size, radius, stride)),
+        manual_dir,
+        data_dir,
+        num_folds=num_folds,
+        workers=workers,
+        retry=retry,
+        overwrite=overwrite,
+        hash_uids=hash_uids,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slices:
+    """The recipe of slice records; see `Recipe`."""
+
+    layout: RecordConfig
+    columns = index.SLICES
+
+    def tables(self, manual_dir: str | Path, num_folds: int, identity: Identity | None) -> Tables:
+        return read_tables(manual_dir, num_folds)
+
+    def parameters(self, tables: Tables) -> dict[str, Any]:
+        return {}
+
+    def facts(self, tables: Tables) -> dict[str, Any]:
+        return {}
+
+    def differs(self, name: str, there: Mapping[str, Any]) -> str | None:
+        return None
+
+    def make(self, entry: StudyEntry, readers: int | None) -> Made | Note:
+        study = load_study(entry, self.layout.size, readers)
+        return Made(examples(study, self.layout), study.hu.shape[1:], study.notes)
+
+
+def build_records(
+    recipe: Recipe,
+    manual_dir: str | Path,
+    data_dir: str | Path,
+    *,
+    num_folds: int,
+    workers: int,
+    retry: bool,
+    overwrite: bool,
+    hash_uids: str | None,
+) -> BuildResult:
+    """`build` for any kind of records; arguments, result and errors are the same."""
+    final = records_path(data_dir, recipe.layout)
     work = final.with_name(f".{VERSION}.building")
     num_folds = num_folds or _folds_there(final, work) or 5
     identity = from_flag(hash_uids)
     try:
-        tables = read_tables(manual_dir, num_folds)
+        tables = recipe.tables(manual_dir, num_folds, identity)
     except DataError as error:
         raise error if identity is None else DataError(identity.text(str(error))) from None
-    tables = tables if identity is None else hashed(tables, identity)
-    parameters = {"fingerprint": tables.fingerprint, "num_folds": num_folds, "config": config.name}
+    parameters = {"fingerprint": tables.fingerprint, "num_folds": num_folds, "config": recipe.layout.name}
+    parameters |= recipe.parameters(tables)
     parameters["hash_uids"] = None if identity is None else identity.fingerprint
+    tables = tables if identity is None else hashed(tables, identity)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _Lock(final.parent) as lock:
             lock.share()
             if final.is_dir() and not (retry or overwrite):
-                _check_same(final, parameters, manual_dir)
+                _check_same(final, parameters, recipe, manual_dir)
                 return _finished(final, new=0)
             lock.take()
             for folder in (final, work):
                 if overwrite:
                     shutil.rmtree(folder, ignore_errors=True)
                 elif folder.is_dir():
-                    _check_same(folder, parameters, manual_dir)
+                    _check_same(folder, parameters, recipe, manual_dir)
             if final.is_dir():
                 if not retry:  # finished by another process since
                     return _finished(final, new=0)
                 os.replace(final, work)
-            return _finished(*_complete(tables, config, parameters, work, final, workers))
+            return _finished(*_complete(tables, recipe, parameters, work, final, workers))
     except OSError as error:
         raise DataError(
             f"{final.parent}: cannot write the records: {error.strerror or error}; finished studies are kept: make "
@@ -145,66 +194,27 @@ def build(
 
 
 def _complete(
-    tables: Tables, config: RecordConfig, parameters: dict[str, Any], work: Path, final: Path, workers: int
+    tables: Tables, recipe: Recipe, parameters: dict[str, Any], work: Path, final: Path, workers: int
 ) -> tuple[Path, int]:
-    done = _resume(work, parameters)
+    done = _resume(work, parameters, recipe.columns)
     pending = [entry for entry in tables.studies if entry.uid not in done]
     failed: list[Note] = []
-    bar = progress.bar(total=len(tables.studies), initial=len(done), what=f"build {config.name}", unit="study")
+    bar = progress.bar(total=len(tables.studies), initial=len(done), what=f"build {recipe.layout.name}", unit="study")
     with bar:
-        for note in _run(pending, config, _studies(work), workers):
+        for note in _run(pending, recipe, _studies(work), workers):
             if note is not None:
                 failed.append(note)
                 bar.write(f"skipped {note.uid}: {note.reason}")
             bar.update()
     if len(failed) == len(tables.studies):
         raise DataError(f"{tables.manual_dir}: none of {len(failed)} studies can be read; first: {failed[0].reason}")
-    _finalise(tables, config, parameters, failed, work)
+    _finalise(tables, recipe, parameters, failed, work)
     os.replace(work, final)
     return final, len(pending) - len(failed)
 
 
 def _studies(work: Path) -> Path:
     return work / "studies"
-
-
-class _Lock:
-    """Of the records in one folder: many may look at them, or one may write. It dies with the process that holds it."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __enter__(self) -> "_Lock":
-        path = self._folder / ".lock"
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            self._file = os.open(path, os.O_RDONLY)  # finished records on a disk that nobody may write
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        os.close(self._file)
-
-    def share(self) -> None:
-        """For a look at what is there; refused while another process writes."""
-        if not self._try("LOCK_SH"):
-            raise DataError(f"{self._folder}: another process is building these records; wait for it or stop it")
-
-    def take(self) -> None:
-        """For writing; waits for those who merely look, which takes them moments."""
-        while not self._try("LOCK_EX"):
-            self.share()
-            self._try("LOCK_UN")
-            time.sleep(0.02)
-
-    def _try(self, kind: str) -> bool:
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, getattr(fcntl, kind) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 def _folds_there(*folders: Path) -> int:
@@ -214,7 +224,7 @@ def _folds_there(*folders: Path) -> int:
     return 0
 
 
-def _check_same(folder: Path, parameters: dict[str, Any], manual_dir: str | Path) -> None:
+def _check_same(folder: Path, parameters: dict[str, Any], recipe: Recipe, manual_dir: str | Path) -> None:
     path = folder / METADATA_FILE
     if not path.is_file():
         if all(each.is_dir() or each.suffix == ".tmp" for each in folder.rglob("*")):
@@ -224,13 +234,13 @@ def _check_same(folder: Path, parameters: dict[str, Any], manual_dir: str | Path
     for name, value in parameters.items():
         if there.get(name) == value:
             continue
-        what = f"{name}={there.get(name)!r} and not {value!r}"
+        what = recipe.differs(name, there) or f"{name}={there.get(name)!r} and not {value!r}"
         if name == "fingerprint":
             what = f"other tables or masks than those now in {manual_dir} (built from {there.get('manual_dir')})"
         raise DataError(f"{folder}: its records were made from {what}; choose another --data_dir or pass --overwrite")
 
 
-def _resume(work: Path, parameters: dict[str, Any]) -> set[str]:
+def _resume(work: Path, parameters: dict[str, Any], kind: index.Columns) -> set[str]:
     """Brings `work` to the state "some studies done" from wherever the last run stopped; returns their uids."""
     studies = _studies(work)
     studies.mkdir(parents=True, exist_ok=True)
@@ -241,7 +251,7 @@ def _resume(work: Path, parameters: dict[str, Any]) -> set[str]:
     if (work / _STAGING).is_dir():
         shutil.rmtree(work / _STAGING)
     if (work / index.INDEX_FILE).is_file():  # the last run, or a finished build, had begun to number its shards
-        columns = index.split(index.load(work / index.INDEX_FILE))
+        columns = index.split(index.load(work / index.INDEX_FILE), kind)
         for shard, study in enumerate(columns):
             uid = str(study["study_uid"])
             numbered = work / shard_name(shard, len(columns))
@@ -270,17 +280,17 @@ def _is_whole(shard: Path) -> bool:
     return found == expected
 
 
-def _run(pending: Sequence[StudyEntry], config: RecordConfig, folder: Path, workers: int) -> Iterator[Note | None]:
+def _run(pending: Sequence[StudyEntry], recipe: Recipe, folder: Path, workers: int) -> Iterator[Note | None]:
     workers = min(workers or os.cpu_count() or 1, len(pending))
     if workers <= 1:
         for entry in pending:
-            yield _write_study(entry, config, folder)
+            yield _write_study(entry, recipe, folder)
         return
     # Fresh processes, not forks: the caller may have jax and its threads running. One core a study: `workers` of them
     # are read at the same time.
     pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        futures = [pool.submit(_write_study, entry, config, folder, 1) for entry in pending]
+        futures = [pool.submit(_write_study, entry, recipe, folder, 1) for entry in pending]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
@@ -305,21 +315,23 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path, readers: int | None = None) -> Note | None:
+def _write_study(entry: StudyEntry, recipe: Recipe, folder: Path, readers: int | None = None) -> Note | None:
     """Writes one shard and its columns; a study that cannot be read gives a note instead."""
     try:
-        study = load_study(entry, config.size, readers)
+        made = recipe.make(entry, readers)
     except Exception as error:  # one bad study, whatever is wrong with it, must not end a build of two thousand
         return Note(entry.uid, "study", entry.said(f"{type(error).__name__}: {error}".replace("\n", " ")))
+    if isinstance(made, Note):
+        return made
     temporary = folder / f"{entry.uid}.array_record.{os.getpid()}.tmp"
     rows = []
     try:
         writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
-        for example in examples(study, config):
-            writer.write(serialize(example, config))
+        for example in made.examples:
+            writer.write(serialize(example, recipe.layout))
             rows.append({name: value for name, value in example.items() if name not in ("image", "mask")})
         writer.close()  # RuntimeError, and only here, when the disk is full
-        index.save(folder / f"{entry.uid}.npz", index.study_columns(rows, study.hu.shape[1:], study.notes))
+        index.save(folder / f"{entry.uid}.npz", index.study_columns(rows, made.shape, made.notes, recipe.columns))
         temporary.replace(folder / f"{entry.uid}.array_record")
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -332,13 +344,11 @@ def _write_study(entry: StudyEntry, config: RecordConfig, folder: Path, readers:
     return None
 
 
-def _finalise(
-    tables: Tables, config: RecordConfig, parameters: dict[str, Any], failed: Sequence[Note], work: Path
-) -> None:
+def _finalise(tables: Tables, recipe: Recipe, parameters: dict[str, Any], failed: Sequence[Note], work: Path) -> None:
     studies = _studies(work)
     uids = [entry.uid for entry in tables.studies if (studies / f"{entry.uid}.array_record").is_file()]
     columns = [index.load(studies / f"{uid}.npz") for uid in uids]
-    table = index.join(columns)
+    table = index.join(columns, recipe.columns)
     notes = sorted(
         {*tables.notes, *failed, *(Note(*map(str, note)) for note in table["notes"])},
         key=lambda note: (note.uid, note.what, note.reason),
@@ -353,10 +363,10 @@ def _finalise(
     staging.mkdir()
     write_metadata(
         staging,
-        config,
+        recipe.layout,
         shard_lengths=[int(study["count"]) for study in columns],
         num_bytes=num_bytes,
-        metadata=parameters | {"manual_dir": str(tables.manual_dir.resolve())},
+        metadata=parameters | {"manual_dir": str(tables.manual_dir.resolve())} | recipe.facts(tables),
     )
     for path in staging.iterdir():
         path.replace(work / path.name)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,6 +16,30 @@ DATASET_NAME = "rsna_cspine"
 VERSION = "1.0.0"
 SPLIT = "train"
 """TFDS needs a split name; training, validation and test parts are made from the `fold` column."""
+
+
+class Layout(Protocol):
+    """What the records of a build look like; hashable, and the TFDS config of that name."""
+
+    @property
+    def name(self) -> str:
+        """The TFDS config."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence for the data set's metadata."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """What a record is, in general: the data set's description."""
+        ...
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """The TFDS features of a record; none needs TensorFlow."""
+        ...
+
 
 _NAME = re.compile(r"(?:native|(?:(?P<c>document_c)|r(?P<r>\d+)s(?P<s>\d+)|(?P<plain>))_?(?:size(?P<size>\d+))?)")
 
@@ -73,6 +97,19 @@ class RecordConfig:
         """Channels of `image`; 0 means a plain [H, W] slice."""
         return 2 * self.radius + 2 if self.radius else 0
 
+    def features(self) -> tfds.features.FeaturesDict:
+        """See `features`."""
+        return features(self)
+
+    @property
+    def about(self) -> str:
+        """The data set's description."""
+        return (
+            "Cervical-spine CT in the layout of the RSNA 2022 Cervical Spine Fracture Detection challenge as one "
+            "record a slice: HU, vertebra mask, presence, study labels, fracture boxes, geometry and fold. Missing "
+            "truth is flagged."
+        )
+
     @property
     def description(self) -> str:
         """One sentence for the data set's metadata."""
@@ -125,13 +162,13 @@ def features(config: RecordConfig) -> tfds.features.FeaturesDict:
 
 
 @functools.cache
-def _serializer(config: RecordConfig) -> tuple[tfds.features.FeaturesDict, ExampleSerializer]:
-    spec = features(config)
+def _serializer(layout: Layout) -> tuple[tfds.features.FeaturesDict, ExampleSerializer]:
+    spec = layout.features()
     specs: Any = spec.get_serialized_info()
     return spec, ExampleSerializer(specs)
 
 
-def serialize(example: dict[str, Any], config: RecordConfig) -> bytes:
+def serialize(example: dict[str, Any], layout: Layout) -> bytes:
     """The record as bytes, as TFDS writes it; map entries in a fixed order, so equal examples give equal bytes."""
-    spec, serializer = _serializer(config)
+    spec, serializer = _serializer(layout)
     return serializer.get_tf_example(spec.encode_example(example)).SerializeToString(deterministic=True)

@@ -22,7 +22,7 @@ PER_STUDY: dict[str, str] = {
     "num_slices": "int32",
     "spacing_mm": "float32",
 }
-"""Columns that are the same in all records of a study."""
+"""Columns that are the same in all slice records of a study."""
 
 PER_SLICE: dict[str, str] = {
     "index": "int32",
@@ -33,49 +33,74 @@ PER_SLICE: dict[str, str] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns of one kind of record, with their dtypes.
+
+    Attributes:
+        per_study: the same in all records of a study; `study_uid` is one of them.
+        per_record: one value or array a record.
+        boxes: records have boxes, any number each.
+    """
+
+    per_study: Mapping[str, str]
+    per_record: Mapping[str, str]
+    boxes: bool = False
+
+
+SLICES = Columns(PER_STUDY, PER_SLICE, boxes=True)
+
+
 def study_columns(
-    examples: Sequence[Mapping[str, Any]], shape: tuple[int, ...], notes: Sequence[Note] = ()
+    examples: Sequence[Mapping[str, Any]],
+    shape: tuple[int, ...],
+    notes: Sequence[Note] = (),
+    columns: Columns = SLICES,
 ) -> dict[str, np.ndarray]:
     """Columns of one study.
 
     Args:
-        examples: its records in z order; pixels may be missing.
-        shape: (H, W) of its images.
+        examples: its records in order; pixels may be missing.
+        shape: of its masks: (H, W) of slices.
         notes: what was left out of the study.
+        columns: of this kind of record.
     """
     first = examples[0]
-    columns = {name: np.asarray(first[name], kind) for name, kind in PER_STUDY.items()}
-    columns |= {name: np.array([example[name] for example in examples], kind) for name, kind in PER_SLICE.items()}
-    boxes = [np.asarray(example["boxes"], np.float32).reshape(-1, 4) for example in examples]
-    return columns | {
-        "count": np.int32(len(examples)),
-        "shape": np.array(shape, np.int32),
-        "boxes": np.concatenate(boxes),
-        "notes": np.array([dataclasses.astuple(note) for note in notes], str).reshape(-1, 3),
-        "num_boxes": np.array([len(rows) for rows in boxes], np.int32),
-    }
+    out = {name: np.asarray(first[name], kind) for name, kind in columns.per_study.items()}
+    out |= {name: np.array([example[name] for example in examples], kind) for name, kind in columns.per_record.items()}
+    out |= {"count": np.asarray(len(examples), np.int32), "shape": np.array(shape, np.int32)}
+    boxes = [np.asarray(example["boxes"], np.float32).reshape(-1, 4) for example in examples if columns.boxes]
+    if columns.boxes:
+        out["boxes"] = np.concatenate(boxes)
+    out["notes"] = np.array([dataclasses.astuple(note) for note in notes], str).reshape(-1, 3)
+    if columns.boxes:
+        out["num_boxes"] = np.array([len(rows) for rows in boxes], np.int32)
+    return out
 
 
-def join(studies: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def join(studies: Sequence[Mapping[str, np.ndarray]], columns: Columns = SLICES) -> dict[str, np.ndarray]:
     """The columns of all studies in record order: per study [S, ...], per record [N, ...], boxes [M, 4]."""
-    stacked = (*PER_STUDY, "count", "shape")
+    stacked = (*columns.per_study, "count", "shape")
+    boxes = ("boxes", "num_boxes") if columns.boxes else ()
     joined = {name: np.stack([study[name] for study in studies]) for name in stacked}
     return joined | {
-        name: np.concatenate([study[name] for study in studies]) for name in (*PER_SLICE, "boxes", "num_boxes", "notes")
+        name: np.concatenate([study[name] for study in studies]) for name in (*columns.per_record, *boxes, "notes")
     }
 
 
-def split(columns: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def split(table: Mapping[str, np.ndarray], columns: Columns = SLICES) -> list[dict[str, np.ndarray]]:
     """The inverse of `join`."""
-    records = np.cumsum(columns["count"])[:-1]
-    boxes = np.cumsum([len(part) and part.sum() for part in np.split(columns["num_boxes"], records)])[:-1]
-    parts = {name: np.split(columns[name], records) for name in (*PER_SLICE, "num_boxes")}
-    parts["boxes"] = np.split(columns["boxes"], boxes)
+    records = np.cumsum(table["count"])[:-1]
+    names = (*columns.per_record, "num_boxes") if columns.boxes else tuple(columns.per_record)
+    parts = {name: np.split(table[name], records) for name in names}
+    if columns.boxes:
+        boxes = np.cumsum([len(part) and part.sum() for part in np.split(table["num_boxes"], records)])[:-1]
+        parts["boxes"] = np.split(table["boxes"], boxes)
     return [
-        {name: columns[name][study] for name in (*PER_STUDY, "count", "shape")}
+        {name: table[name][study] for name in (*columns.per_study, "count", "shape")}
         | {name: part[study] for name, part in parts.items()}
-        | {"notes": columns["notes"][columns["notes"][:, 0] == columns["study_uid"][study]]}
-        for study in range(len(columns["count"]))
+        | {"notes": table["notes"][table["notes"][:, 0] == table["study_uid"][study]]}
+        for study in range(len(table["count"]))
     ]
 
 

@@ -8,14 +8,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import dataset_info, file_adapters, naming, splits
 
-from cspine_jax.data.features import DATASET_NAME, SPLIT, VERSION, RecordConfig, features
+from cspine_jax.data.features import DATASET_NAME, SPLIT, VERSION, Layout
 
 METADATA_FILE = "metadata.json"
 HOMEPAGE = "https://www.kaggle.com/competitions/rsna-2022-cervical-spine-fracture-detection"
-DESCRIPTION = (
-    "Cervical-spine CT in the layout of the RSNA 2022 Cervical Spine Fracture Detection challenge as one record a "
-    "slice: HU, vertebra mask, presence, study labels, fracture boxes, geometry and fold. Missing truth is flagged."
-)
 CITATION = """\
 @article{lin2023rsna,
   title   = {The {RSNA} Cervical Spine Fracture {CT} Dataset},
@@ -36,11 +32,11 @@ def shard_name(shard: int, shards: int) -> str:
     return f"{DATASET_NAME}-{SPLIT}.array_record-{shard:05d}-of-{shards:05d}"
 
 
-def dataset_info_kwargs(config: RecordConfig) -> dict[str, Any]:
+def dataset_info_kwargs(layout: Layout) -> dict[str, Any]:
     """What this package's writer and the TFDS builder both say about the data set."""
     return {
-        "features": features(config),
-        "description": DESCRIPTION,
+        "features": layout.features(),
+        "description": layout.about,
         "homepage": HOMEPAGE,
         "citation": CITATION,
         "disable_shuffling": True,
@@ -49,7 +45,7 @@ def dataset_info_kwargs(config: RecordConfig) -> dict[str, Any]:
 
 def write_metadata(
     folder: Path,
-    config: RecordConfig,
+    layout: Layout,
     *,
     shard_lengths: Sequence[int],
     num_bytes: int,
@@ -59,7 +55,7 @@ def write_metadata(
 
     Args:
         folder: where the shards are, named by `shard_name`.
-        config: their layout.
+        layout: of the records.
         shard_lengths: records in each shard.
         num_bytes: their size together.
         metadata: free facts about the build, kept in `metadata.json`.
@@ -69,11 +65,11 @@ def write_metadata(
         version=tfds.core.Version(VERSION),
         data_dir=str(folder),
         module_name="",
-        config_name=config.name,
-        config_description=config.description,
+        config_name=layout.name,
+        config_description=layout.description,
     )
     info = dataset_info.DatasetInfo(
-        builder=identity, metadata=tfds.core.MetadataDict(metadata), **dataset_info_kwargs(config)
+        builder=identity, metadata=tfds.core.MetadataDict(metadata), **dataset_info_kwargs(layout)
     )
     info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
     template = naming.ShardedFileTemplate(

@@ -20,7 +20,7 @@ class PixelReader:
     Args:
         shards: the files, in order.
         lengths: records in each.
-        shape: (H, W) of every record; None where each record says its own.
+        shape: of every record's mask, (H, W) or that of a crop; None where each record says its own.
         channels: channels of an image, 0 for plain slices.
         cache_mb: megabytes of decoded images to keep. The cache fills and then stays as it is: under a random order
             each slice is as likely as another to come again, so evicting would only cost.
@@ -30,7 +30,7 @@ class PixelReader:
         self,
         shards: Sequence[os.PathLike | str],
         lengths: Sequence[int],
-        shape: tuple[int, int] | None = None,
+        shape: tuple[int, ...] | None = None,
         channels: int = 0,
         cache_mb: int = 0,
     ):
@@ -41,6 +41,7 @@ class PixelReader:
         self._readers: collections.OrderedDict[int, ArrayRecordReader] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._cache: dict[int, np.ndarray] = {}
+        self._pairs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._room = cache_mb * 2**20
 
     def __len__(self) -> int:
@@ -60,6 +61,18 @@ class PixelReader:
     def masks(self, records: np.ndarray) -> list[np.ndarray]:
         """The uint8 [H, W] vertebra labels of `records` (int [n]), read-only."""
         return [self.decode_mask(feature) for feature in self._features([int(record) for record in records])]
+
+    def pairs(self, records: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`images` and `masks` of `records` (int [n]) at once, read-only; cached as pairs."""
+        cache = self._pairs
+        missing = list(dict.fromkeys(int(record) for record in records if int(record) not in cache))
+        features = self._features(missing)
+        fresh = {r: (self._image(f), self.decode_mask(f)) for r, f in zip(missing, features, strict=True)}
+        for record, pair in fresh.items():
+            if (size := pair[0].nbytes + pair[1].nbytes) <= self._room:
+                self._room -= size
+                cache[record] = pair
+        return [fresh[r] if r in fresh else cache[r] for r in map(int, records)]
 
     def features(self, batch: int = 64) -> Iterator[Any]:
         """The parsed `tf.train.Example` feature map of every record in order."""

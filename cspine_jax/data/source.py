@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from cspine_jax import progress
 from cspine_jax.data import index
 from cspine_jax.data.pixels import PixelReader
 from cspine_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # TensorFlow Datasets takes a second to import: only to open records
+    from cspine_jax.data.features import Layout, RecordConfig
+
+L = TypeVar("L", bound="Layout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +88,10 @@ class SliceTable:
             DataError: there are no records, or not of this kind.
         """
         path = Path(path).expanduser()
-        pixels = _open_pixels(path, cache_mb)
-        file = path / index.INDEX_FILE
-        if file.is_file():
-            columns = index.load(file)
-        else:
-            columns = _scan(pixels)
-            with contextlib.suppress(OSError):  # a read-only data set is scanned again next time
-                index.save(file, columns)
+        from cspine_jax.data.features import RecordConfig
+
+        _, pixels, columns = open_records(path, RecordConfig.from_name, _shape, index.SLICES, cache_mb)
         count = columns["count"]
-        if int(count.sum()) != len(pixels):
-            raise DataError(f"{file}: {count.sum()} records in the index, {len(pixels)} in the shards; delete it")
         return cls(
             path=path,
             uids=columns["study_uid"],
@@ -187,44 +186,79 @@ class SliceTable:
         return int(height), int(width)
 
 
-def _open_pixels(path: Path, cache_mb: int) -> PixelReader:
+def open_records(
+    path: Path,
+    from_name: Callable[[str], L],
+    shape: Callable[[L], tuple[tuple[int, ...] | None, int]],
+    columns: index.Columns,
+    cache_mb: int,
+) -> tuple[L, PixelReader, dict[str, np.ndarray]]:
+    """What every table of records is opened by.
+
+    Args:
+        path: folder of a build.
+        from_name: the layout of a name; raises ConfigError for the name of another kind of records.
+        shape: (shape of a mask, channels of an image) of a layout, as `PixelReader` takes them.
+        columns: of the index.
+        cache_mb: memory for decoded pixels.
+
+    Returns:
+        The layout, the pixels, and the index; this is made where it is missing, and kept where that is possible.
+
+    Raises:
+        DataError: there are no records, or not of this kind.
+    """
     import tensorflow_datasets as tfds
 
-    from cspine_jax.data.features import SPLIT, RecordConfig
+    from cspine_jax.data.features import SPLIT
 
     if not (path / "dataset_info.json").is_file():
         raise DataError(f"{path}: no dataset_info.json; make the records with `cspine build`")
     info = tfds.builder_from_directory(path).info
     try:
-        config = RecordConfig.from_name(info.config_name or "")
+        layout = from_name(info.config_name or "")
         split = info.splits[SPLIT]
     except (ConfigError, KeyError) as error:
         raise DataError(f"{path}: not records of rsna_cspine: {error}") from None
     if info.file_format is None or info.file_format.file_suffix != "array_record":
         raise DataError(f"{path}: records are {info.file_format}; build with --file_format=array_record")
-    shape = (config.size, config.size) if config.size else None
-    return PixelReader(split.filepaths, split.shard_lengths, shape, config.channels, cache_mb)
+    pixels = PixelReader(split.filepaths, split.shard_lengths, *shape(layout), cache_mb)
+    file = path / index.INDEX_FILE
+    if file.is_file():
+        table = index.load(file)
+    else:
+        table = _scan(pixels, columns, layout.features())
+        with contextlib.suppress(OSError):  # a read-only data set is scanned again next time
+            index.save(file, table)
+    if int(table["count"].sum()) != len(pixels):
+        raise DataError(f"{file}: {table['count'].sum()} records in the index, {len(pixels)} in the shards; delete it")
+    return layout, pixels, table
 
 
-def _scan(pixels: PixelReader) -> dict[str, np.ndarray]:
-    """Makes the index from the records themselves."""
-    names = {**index.PER_STUDY, **index.PER_SLICE}
+def _shape(layout: "RecordConfig") -> tuple[tuple[int, int] | None, int]:
+    return (layout.size, layout.size) if layout.size else None, layout.channels
+
+
+def _scan(pixels: PixelReader, columns: index.Columns, spec: Any) -> dict[str, np.ndarray]:
+    """Makes the index from the records themselves, whose TFDS features are `spec`."""
+    names = {**columns.per_study, **columns.per_record}
     studies, rows, shape = [], [], (0, 0)
-    for feature in progress.bar(pixels.features(), total=len(pixels), what="index records", unit="slice"):
-        row = {name: _column(feature[name], kind) for name, kind in names.items()}
-        row["boxes"] = np.array(feature["boxes"].float_list.value, np.float32)
+    for feature in progress.bar(pixels.features(), total=len(pixels), what="index records", unit="record"):
+        row = {name: _column(feature[name], kind, spec[name].shape) for name, kind in names.items()}
+        if columns.boxes:
+            row["boxes"] = np.array(feature["boxes"].float_list.value, np.float32)
         if rows and row["study_uid"] != rows[0]["study_uid"]:
-            studies.append(index.study_columns(rows, shape))
+            studies.append(index.study_columns(rows, shape, columns=columns))
             rows = []
         if not rows:
             shape = pixels.decode_mask(feature).shape
         rows.append(row)
-    studies.append(index.study_columns(rows, shape))
-    return index.join(studies)
+    studies.append(index.study_columns(rows, shape, columns=columns))
+    return index.join(studies, columns)
 
 
-def _column(feature, kind: str) -> np.ndarray | str:
+def _column(feature, kind: str, shape: tuple[int, ...]) -> np.ndarray | str:
     if kind == "U":
         return feature.bytes_list.value[0].decode()
     values = feature.float_list.value if kind.startswith("float") else feature.int64_list.value
-    return np.array(values if len(values) > 1 else values[0], kind)
+    return np.array(values, kind).reshape(shape)

@@ -18,6 +18,8 @@ from cspine_jax.metrics.binary import (
     sensitivity,
     specificity,
 )
+from cspine_jax.metrics.calibration import fit_isotonic, fit_platt, fit_temperature
+from cspine_jax.metrics.conformal import ConformalSets, conformal_quantile, coverage, fit_sets
 from cspine_jax.metrics.curves import precision_recall_curve, reliability_curve, roc_curve
 from cspine_jax.metrics.delong import delong_interval, delong_test, delong_variance
 from cspine_jax.metrics.intervals import bootstrap, percentile_interval, resample_counts
@@ -25,6 +27,7 @@ from cspine_jax.metrics.rsna import clinical_probability, rsna_log_loss, score_o
 from cspine_jax.metrics.segmentation import SegmentationScores, presence_scores, segmentation_scores
 
 __all__ = [
+    "ConformalSets",
     "SegmentationScores",
     "accuracy",
     "average_precision",
@@ -33,11 +36,17 @@ __all__ = [
     "brier",
     "calibration_error",
     "clinical_probability",
+    "conformal_quantile",
     "confusion",
+    "coverage",
     "delong_interval",
     "delong_test",
     "delong_variance",
     "f1_score",
+    "fit_isotonic",
+    "fit_platt",
+    "fit_sets",
+    "fit_temperature",
     "log_loss",
     "percentile_interval",
     "precision",
