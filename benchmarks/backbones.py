@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from cspine_jax import models
+from cspine_jax import models, xla
 from cspine_jax.models.backbones import family_of
 from cspine_jax.models.pretrained import converted, overlaid
 from cspine_jax.training.sharding import place
@@ -111,7 +111,7 @@ def measure(name: str, batch: int, size: int, repeats: int) -> dict[str, Any]:
     for function, args in ((answer, (state, on_device)), (step, (params, stats, on_device))):
         start = time.perf_counter()
         shardings = placement.split if function is answer else placement.replicated
-        compiled.append(jax.jit(function, out_shardings=shardings).lower(*args).compile())
+        compiled.append(xla.jit(function, out_shardings=shardings).lower(*args).compile())
         seconds.append(time.perf_counter() - start)
     costs = compiled[0].cost_analysis() or {}
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="parts that XLA runs a batch in")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices that a batch is divided over")
     parser.add_argument("--out", type=Path, required=True, help="one JSON line a model, added to")
     parser.add_argument("--write", type=Path, help="put the table of --out between the marks in this file")
     args = parser.parse_args()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cspine_jax import xla
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.config import Config, from_dict
 from cspine_jax.data.resize import resize_hu
@@ -82,7 +83,7 @@ class SliceRun:
         def predict(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             return task.predict(params, stats, _without_truth(batch))[3]  # it brings `vertebra_probs`
 
-        self._predict = jax.jit(predict, out_shardings=self._placement.replicated)
+        self._predict = xla.jit(predict, out_shardings=self._placement.replicated)
 
     @property
     def needs_vertebrae(self) -> bool:

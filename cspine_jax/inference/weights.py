@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cspine_jax import xla
 from cspine_jax.config import Config, from_dict
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.refine_task import RefineTask
@@ -98,7 +99,7 @@ def network_of(kind: str, arrays: Mapping[str, np.ndarray], card: Card) -> Netwo
     task = TASKS[kind](_config(kind, card))
     shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
     params, stats = jax.device_put(trees(kind, shapes, arrays, card.name))
-    run = jax.jit(task.packed)
+    run = xla.jit(task.packed)
     return lambda image: run(params, stats, image)
 
 

@@ -7,7 +7,7 @@ import jax
 import nibabel
 import numpy as np
 
-from cspine_jax import progress
+from cspine_jax import progress, xla
 from cspine_jax.config import Config
 from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
@@ -59,7 +59,7 @@ class Segment2D(OnRecords):
         table = self.data.table
         out = model.workdir / "predictions" / "segmentations"
         out.mkdir(parents=True, exist_ok=True)
-        segment = jax.jit(
+        segment = xla.jit(
             lambda params, stats, batch: (
                 self.task.segment(params, stats, batch["image"]),
                 {name: batch[name] for name in ("index", "valid")},  # so that every host has those of all hosts

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cspine_jax import progress
+from cspine_jax import progress, xla
 from cspine_jax.anatomy import LABEL_NAMES, NUM_VERTEBRAE
 from cspine_jax.config import Config
 from cspine_jax.data.volumes import eval_crops, train_crops
@@ -102,7 +102,7 @@ class Spine(_Volume):
             slice i, times the probability that this vertebra is C_j, summed over the vertebrae of the study.
         """
         table = self.data.table
-        network = jax.jit(self.task.packed)
+        network = xla.jit(self.task.packed)
         rows: dict[str, list[np.ndarray]] = {"study": [], "index": [], "v": []}
         studies = np.arange(len(table.uids))
         for study in progress.bar(studies, what="predict", unit="study"):

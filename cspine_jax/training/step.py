@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cspine_jax import xla
 from cspine_jax.training.sharding import Placement
 from cspine_jax.training.state import TrainState
 from cspine_jax.training.task import Batch, Parts, Task
@@ -56,7 +57,7 @@ class Once:
     """
 
     def __init__(self, function: Callable, donate: tuple[int, ...] = (), out_shardings: Any = None):
-        self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+        self._jitted = xla.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         self._compiled: jax.stages.Compiled | None = None
 
     def compile(self, *args: Any) -> None:
