@@ -62,6 +62,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0,
         return _depthwise_shifted(x, kernel, stride, padding)
     if on_cpu() and groups > 1:
         return _grouped_blocks(x, kernel, stride, padding, groups)
+    if on_cpu() and x.shape[1] * x.shape[2] <= kh * kw:
+        return _by_patches(x, kernel, stride, padding)
     return _native(x, kernel, stride, padding, groups)
 
 
@@ -100,6 +102,19 @@ def _grouped_blocks(
 def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     x = x[:, :: stride[0], :: stride[1]]
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+
+
+def _by_patches(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int]) -> jax.Array:
+    """One matrix product of what each window sees.
+
+    For maps smaller than the kernel, where XLA exchanges map and kernel: 1.8 s where this takes 0.02 s (2 x 2 x 512,
+    batch 105).
+    """
+    kh, kw, _, out = kernel.shape
+    x = _pad(x, padding)
+    size = _out_size(x, (kh, kw), stride)
+    seen = jnp.concatenate([_window(x, i, j, size, stride) for i in range(kh) for j in range(kw)], axis=-1)
+    return lax.dot_general(seen, kernel.reshape(-1, out), (((3,), (0,)), ((), ())))
 
 
 def _window(x: jax.Array, dy: int, dx: int, size: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
