@@ -54,6 +54,19 @@ def test_conv2d_equals_native(size, kernel, channels, out, groups, stride, paddi
     assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, padding, groups), x, k)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (1, 4), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_smaller_than_the_kernel_equal_native(size, stride):
+    x, k = random(3, *size, 5), random(3, 3, 5, 4)
+    assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, 1), x, k)
+
+
+@pytest.mark.parametrize(("kernel", "size", "stride"), [(3, 34, 1), (7, 12, 1), (7, 9, 2), (3, 40, 1)])
+def test_depthwise_gradients_in_bands_of_rows_equal_native(kernel, size, stride):
+    x, k = random(2, size, size, 3), random(kernel, kernel, 1, 3)
+    assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, kernel // 2, groups=3), x, k)
+
+
 def test_conv2d_by_hand():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     ones = jnp.ones((3, 3, 1, 1))
