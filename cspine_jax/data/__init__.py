@@ -2,5 +2,6 @@
 
 The way through: `tables` reads the folder's label tables, `folds` deals the studies into folds, `study` turns one study
 into rows, `features` says what a record holds, `build` writes the shards; `source` reads them back, `targets` derives
-what a slice is trained on, `loader` makes batches. Nothing here imports jax.
+what a slice is trained on, `loader` makes batches. `crops` are records of another kind, one a vertebra, by the same
+`build`. Nothing here imports jax.
 """

@@ -1,28 +1,14 @@
 """The TFDS builder of `datasets/` makes the records of `cspine build`, without TensorFlow."""
 
 import dataclasses
-import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from cspine_jax.data.source import SliceTable
-
-FOLDER = Path(__file__).parents[2] / "datasets" / "rsna_cspine"
-
-
-@pytest.fixture(scope="module")
-def builder_class():
-    spec = importlib.util.spec_from_file_location(
-        "rsna_cspine_dataset_builder", FOLDER / "rsna_cspine_dataset_builder.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.Builder
+from tests.data.conftest import TFDS_FOLDER as FOLDER
 
 
 @pytest.fixture(scope="module")

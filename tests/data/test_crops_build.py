@@ -1,0 +1,302 @@
+"""Crop records: what they hold, builds that are stopped, repeated or fed broken studies, and how they are read."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from cspine_jax.cli import main
+from cspine_jax.config import CropsConfig
+from cspine_jax.ct import Identity
+from cspine_jax.data import build as build_module
+from cspine_jax.data.crops import CropLayout, CropTable, build_crops, crops_path
+from cspine_jax.data.crops.cut import look, plan, sample
+from cspine_jax.data.source import SliceTable
+from cspine_jax.errors import DataError
+from tests.data.rsna_folder import SPACING, make, write_dicom, write_folder, write_mask, write_tables
+from tests.data.test_build import digests
+
+CROPS = CropsConfig(positions=3, radius=1, size=16)
+
+
+@pytest.fixture(scope="module")
+def crops(folder, tmp_path_factory):
+    """Path of an undisturbed build."""
+    return build_crops(folder[0], tmp_path_factory.mktemp("crops"), CROPS, workers=1).path
+
+
+@pytest.fixture
+def table(crops):
+    return CropTable.open(crops)
+
+
+def test_a_crop_is_what_the_mask_says(folder, table, records):
+    _, made = folder
+    slices = SliceTable.open(records)
+    assert table.layout == CropLayout(positions=3, radius=1, size=16) and not table.phantom
+    masked = slices.has_mask
+    assert table.uids.tolist() == slices.uids[masked].tolist() and len(table.uids) == 8
+    for name in ("labels", "has_labels", "folds"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(slices, name)[masked])
+        assert getattr(table, name).dtype == getattr(slices, name).dtype
+    assert table.record.dtype == np.int64 and table.record.shape == (8, 7)
+    image, inside = table.read(np.arange(len(table)))
+    assert (image.shape, image.dtype) == ((len(table), 3, 16, 16, 3), np.int16)
+    assert (inside.shape, inside.dtype) == ((len(table), 3, 16, 16), np.uint8)
+    for study, uid in enumerate(table.uids):
+        hu, mask = made[uid].hu, made[uid].mask
+        seen = look(mask)
+        for level in range(1, 8):
+            record = table.record[study, level - 1]
+            if level not in seen:
+                assert record == -1
+                continue
+            assert (table.study[record], table.level[record]) == (study, level)
+            where = plan(mask, np.array(SPACING, np.float32), level, table.layout, seen)
+            expected, expected_mask = sample(hu, mask, where, table.layout)
+            np.testing.assert_array_equal(image[record], expected)
+            np.testing.assert_array_equal(inside[record], expected_mask)
+            rows = np.flatnonzero((mask == level).any((1, 2)))
+            assert table.slice_index[record][[0, -1]].tolist() == [rows[0], rows[-1]]
+            assert table.complete[record] == (rows[0] > 0 and rows[-1] < len(mask) - 1)
+            np.testing.assert_allclose(table.origin[record], where.origin, rtol=1e-5)
+            np.testing.assert_allclose(table.axes[record], where.axes, rtol=1e-5)
+            np.testing.assert_allclose(table.spacing_mm[record], where.spacing_mm, rtol=1e-5)
+    assert len(table) == (table.record >= 0).sum() and not table.complete.all()
+
+
+def test_any_crops_in_any_order_from_many_threads_with_and_without_a_cache(crops, table):
+    image, inside = table.read(np.arange(len(table)))
+    for cache_mb in (0, 1):  # a megabyte holds some of them
+        again = CropTable.open(crops, cache_mb)
+        wanted = [np.random.default_rng(i).integers(0, len(table), 9) for i in range(40)]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for records, (hu, mask) in zip(wanted, pool.map(again.read, wanted), strict=True):
+                np.testing.assert_array_equal(hu, image[records])
+                np.testing.assert_array_equal(mask, inside[records])
+        assert bool(again.pixels._pairs) == bool(cache_mb)
+    assert table.read(np.array([], int))[0].shape == (0, 3, 16, 16, 3)
+
+
+def test_building_again_does_nothing_and_oriented_crops_are_others(folder, tmp_path):
+    first = build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert (first.studies, first.new, len(first.skipped)) == (8, 8, 2)
+    assert {note.what for note in first.skipped} == {"mask"}
+    assert build_crops(folder[0], tmp_path, CROPS, workers=1) == dataclasses.replace(first, new=0)
+    assert build_crops(folder[0], tmp_path, CROPS, workers=1, overwrite=True).new == 8
+    turned = dataclasses.replace(CROPS, oriented=True, stride=1.0)
+    path = build_crops(folder[0], tmp_path, turned, workers=1).path
+    assert path == crops_path(tmp_path, turned) and path.parent.name == "crops3r1_size16_stride1mm_oriented"
+    assert len(CropTable.open(path)) == len(CropTable.open(first.path))
+    with pytest.raises(DataError, match=r"num_folds=5 and not 3.*--overwrite"):
+        build_crops(folder[0], tmp_path, CROPS, workers=1, num_folds=3)
+
+
+@pytest.mark.parametrize("step", ["serialize", "save", "shard", "write_metadata", "_write_notes"])
+def test_a_build_that_stops_anywhere_is_completed(folder, crops, tmp_path, monkeypatch, step):
+    """With Ctrl-C; the bytes are those of an undisturbed build."""
+    target, name = {"save": (build_module.index, "save"), "shard": (build_module, "shard_name")}.get(
+        step, (build_module, step)
+    )
+    whole, calls = getattr(target, name), iter(range({"serialize": 30, "save": 4, "shard": 3}.get(step, 0)))
+
+    def breaking(*args, **kwargs):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, breaking)
+        with pytest.raises(KeyboardInterrupt):
+            build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert not crops_path(tmp_path, CROPS).exists()
+    result = build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert result.new == {"serialize": 4, "save": 4}.get(step, 0)
+    assert digests(result.path) == digests(crops)
+    assert (result.path / "metadata.json").read_bytes() == (crops / "metadata.json").read_bytes()
+
+
+_SCRIPT = """
+import sys, time
+from cspine_jax.config import CropsConfig
+from cspine_jax.data.crops import build
+load = build.load_study
+def slowly(*args):
+    time.sleep(0.15)
+    return load(*args)
+build.load_study = slowly
+if __name__ == "__main__":
+    build.build_crops(sys.argv[1], sys.argv[2], CropsConfig(positions=3, radius=1, size=16), workers=2)
+"""
+
+
+def test_a_build_that_is_killed_goes_on(folder, crops, tmp_path):
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", folder[0], tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    studies = crops_path(tmp_path, CROPS).with_name(".1.0.0.building") / "studies"
+    deadline = time.monotonic() + 120
+    while len(list(studies.glob("*.array_record"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    children = os.path.join("/proc", str(process.pid), "task", str(process.pid), "children")
+    with open(children) as file:
+        workers = file.read().split()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    while any(os.path.exists(f"/proc/{worker}") for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.01)
+    done = len(list(studies.glob("*.array_record")))
+    result = build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert 2 <= done < 8 and result.new <= 8 - done
+    assert digests(result.path) == digests(crops)
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *args):
+            pass
+
+        def write(self, data):
+            pass
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device; writing x\nmore")
+
+    monkeypatch.setattr(build_module, "ArrayRecordWriter", Full)
+    with pytest.raises(DataError, match=r"cannot write study 1\.2\.100: .*No space left.*make room") as caught:
+        build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_studies_without_crops_are_named(tmp_path):
+    root = tmp_path / "rsna"
+    made = write_folder(root, studies=7)
+    images, masks = root / "train_images", root / "segmentations"
+    (images / "1.2.100" / "3.dcm").write_bytes(b"nothing")
+    shutil.rmtree(images / "1.2.101")
+    write_mask(masks / "1.2.102.nii.gz", made["1.2.102"].mask[:, :, :-1])
+    write_mask(masks / "1.2.103.nii.gz", np.where(made["1.2.103"].mask == 8, 8, 0).astype(np.uint8))
+    lone = made["1.2.105"].mask
+    write_mask(masks / "1.2.105.nii.gz", np.where(np.isin(lone, (2, 5, 8)), lone, 0).astype(np.uint8))
+    write_dicom(images / "1.2.50", make("1.2.50"))
+    write_mask(masks / "1.2.50.nii.gz", make("1.2.50").mask)
+    result = build_crops(root, tmp_path / "out", CROPS, workers=1)
+    table = CropTable.open(result.path)
+    assert table.uids.tolist() == ["1.2.105", "1.2.106", "1.2.50"]
+    assert table.has_labels.tolist() == [True, True, False] and table.folds[2] == -1
+    assert np.flatnonzero(table.record[0] >= 0).tolist() == [1, 4]
+    assert table.level[table.study == 0].tolist() == [2, 5]
+    with (result.path / "skipped.csv").open() as file:
+        said = {row["StudyInstanceUID"]: (row["what"], row["reason"]) for row in csv.DictReader(file)}
+    expected = {
+        "1.2.100": ("study", "3.dcm"),
+        "1.2.101": ("study", "there is no folder"),
+        "1.2.102": ("mask", "voxels along axis"),
+        "1.2.103": ("mask", "no vertebra of C1..C7"),
+        "1.2.104": ("mask", "no mask of this study in segmentations/"),
+    }
+    assert set(said) == set(expected)
+    for uid, (what, part) in expected.items():
+        assert said[uid][0] == what and part in said[uid][1], said[uid]
+    shutil.rmtree(images / "1.2.100")
+    write_dicom(images / "1.2.100", made["1.2.100"])
+    assert build_crops(root, tmp_path / "out", CROPS, workers=1).new == 0
+    assert build_crops(root, tmp_path / "out", CROPS, workers=1, retry=True).new == 1
+    write_mask(masks / "1.2.103.nii.gz", made["1.2.103"].mask)
+    with pytest.raises(DataError, match=r"other masks than those now in 'true' \(built from 'true'\).*--overwrite"):
+        build_crops(root, tmp_path / "out", CROPS, workers=1)
+    shutil.rmtree(masks)
+    with pytest.raises(DataError, match=r"none of 7 studies has a usable mask; first: 1\.2\.100: no mask"):
+        build_crops(root, tmp_path / "out", CROPS, workers=1)
+
+
+def test_tfds_reads_what_was_built_and_builds_the_same(folder, table, builder_class, tmp_path):
+    source = tfds.builder_from_directory(str(table.path)).as_data_source("train")
+    assert len(source) == len(table)
+    for record in (0, 7, len(table) - 1):
+        example, (image, mask) = source[record], table.read(np.array([record]))
+        assert example["study_uid"].decode() == table.uids[table.study[record]]
+        np.testing.assert_array_equal(example["image"], image[0])
+        np.testing.assert_array_equal(example["mask"], mask[0])
+        np.testing.assert_array_equal(example["origin"], table.origin[record])
+        assert (example["level"], example["complete"]) == (table.level[record], table.complete[record])
+
+    assert {"crops15r2_size224", "crops15r2_size224_oriented"} <= set(builder_class.builder_configs)
+    config = type(next(iter(builder_class.builder_configs.values())))(table.layout)
+    builder = builder_class(data_dir=tmp_path, config=config, file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder[0]))
+    info = tfds.builder_from_directory(str(table.path)).info
+    assert builder.info.features.to_json() == info.features.to_json()
+    assert (builder.info.full_name, builder.info.description) == (info.full_name, info.description)
+    theirs = CropTable.open(builder.data_dir)
+    assert (theirs.path / "index.npz").is_file()
+    for field in dataclasses.fields(table):
+        if field.name not in ("path", "pixels"):
+            one, other = getattr(table, field.name), getattr(theirs, field.name)
+            np.testing.assert_array_equal(one, other, err_msg=field.name)
+    for one, other in zip(table.read(np.arange(9)), theirs.read(np.arange(9)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_slices_and_crops_are_not_taken_for_each_other(records, crops, tmp_path):
+    with pytest.raises(DataError, match="no such layout of crops"):
+        CropTable.open(records)
+    with pytest.raises(DataError, match="no such layout"):
+        SliceTable.open(crops)
+    with pytest.raises(DataError, match="cspine build"):
+        CropTable.open(tmp_path)
+
+
+def test_phantoms_are_known(folder, tmp_path):
+    root = tmp_path / "rsna"
+    shutil.copytree(folder[0], root)
+    (root / "phantom.json").write_text('{"size": 24, "version": "1"}')
+    path = build_crops(root, tmp_path, CROPS, workers=1).path
+    shutil.rmtree(root)  # the crops still know
+    assert CropTable.open(path).phantom
+
+
+def test_hashed_uids(tmp_path):
+    uids = [f"1.2.826.0.1.3680043.8.498.77.{number}" for number in range(2)]
+    for uid in uids:
+        write_dicom(tmp_path / "rsna" / "train_images" / uid, make(uid))
+    write_mask(tmp_path / "rsna" / "segmentations" / f"{uids[0]}.nii.gz", make(uids[0]).mask)
+    write_tables(tmp_path / "rsna", {uid: (3,) for uid in uids}, [])
+    result = build_crops(tmp_path / "rsna", tmp_path, CROPS, workers=1, hash_uids="s")
+    assert CropTable.open(result.path).uids.tolist() == [Identity("s").uid(uids[0])]
+    assert [note.uid for note in result.skipped] == [Identity("s").uid(uids[1])]
+    for file in result.path.iterdir():
+        assert uids[0].encode() not in file.read_bytes() and uids[1].encode() not in file.read_bytes()
+
+
+def test_command_line(folder, tmp_path, capsys):
+    base = ["build", f"--manual_dir={folder[0]}", f"--data_dir={tmp_path}", "--workers=1"]
+    flags = [*base, "--crops", "--positions=3", "--radius=1", "--size=16", "--oriented"]
+    assert main(flags) == 0
+    said = capsys.readouterr().out
+    assert "crops3r1_size16_oriented/1.0.0: 8 studies, " in said and " crops\n  skipped mask 1.2.104: " in said
+    for again in (["--crops=crops3r1_size16_oriented"], ["--config=crops3r1_size16_oriented"]):
+        assert main([*base, *again]) == 0
+        assert "nothing to do" in capsys.readouterr().out
+    for wrong, message in (
+        (["--oriented"], "--oriented is about vertebra crops; add --crops"),
+        (["--crops", "--config=size16"], "slices or crops"),
+        (["--crops=crops3r1_size16", "--positions=4"], "the two differ"),
+        (["--crops=crops3r1_size16_segmented"], "say in which folder the masks are"),
+        (["--crops=crops3r1_size16", "--masks=segmented"], "call it crops3r1_size16_segmented"),
+        (["--crops=size16"], "no such layout of crops"),
+        (["--crops", "--size=3"], "crops.size"),
+        (["--crops", "--masks=/nowhere"], "/nowhere: no such folder"),
+    ):
+        assert main([*base, *wrong]) == 2, wrong
+        assert message in capsys.readouterr().err
