@@ -15,6 +15,7 @@ VERBS: dict[str, str] = {
     "segment": "find the vertebrae of new studies: masks, levels, visible slices",
     "predict": "find fractures in new studies with a trained checkpoint",
     "score": "score a predictions table against a label table",
+    "compare": "run recipes on every fold and compare them, and other tables, under one metric",
     "weights": "look at the weights of the vertebra networks, or write such a file",
 }
 

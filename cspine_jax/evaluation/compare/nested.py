@@ -1,0 +1,141 @@
+"""Choices that never see the fold they are used on: fill values, thresholds and calibrators, each from the other folds.
+
+Where there is no other fold (one fold alone) nothing can be chosen, and the default is taken and named as such.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from cspine_jax import metrics
+from cspine_jax.metrics.calibration import FITS, Calibrator, Logistic
+
+GROUPS: dict[str, slice] = {"patient": slice(0, 1), "vertebra": slice(1, None)}
+"""Columns of `anatomy.TARGETS` that share a threshold and a calibrator; the vertebrae are pooled."""
+
+STIFFEST = next(iter(FITS))
+
+
+def each_fold(fold: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(fold, bool `[S]` of its studies, bool `[S]` of all others) of every fold."""
+    for k in np.unique(fold):
+        own = fold == k
+        yield int(k), own, ~own
+
+
+def fill_hidden(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`[S, C]` without NaN: in its place the prevalence in the other folds, which is where a fold's model was trained.
+
+    Args:
+        labels: `[S, C]` 0 / 1.
+        p: `[S, C]`.
+        fold: `[S]`.
+    """
+    return np.where(np.isnan(p), prevalence(labels, fold), p)
+
+
+def prevalence(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`[S, C]` share of positives in the other folds, with half a positive and half a negative; 0.5 without any."""
+    result = np.empty(labels.shape)
+    for _, own, others in each_fold(fold):
+        result[own] = (labels[others].sum(0) + 0.5) / (others.sum() + 1)
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Of one group.
+
+    Attributes:
+        value: fold -> threshold.
+        source: "other folds" or "default".
+        yes: bool `[S, G]`, the decisions: at or above the threshold of the study's fold.
+        of_study: `[S]` the threshold of its fold.
+    """
+
+    value: dict[int, float]
+    source: str
+    yes: np.ndarray
+    of_study: np.ndarray
+
+
+def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> Thresholds:
+    """For each fold the threshold of the highest F1 on the other folds; 0.5 where they have one class only.
+
+    Args:
+        labels: `[S, G]` 0 / 1.
+        p: `[S, G]` without NaN.
+        fold: `[S]`.
+    """
+    value, source, at = {}, "other folds", np.empty(len(fold))
+    for k, own, others in each_fold(fold):
+        y = labels[others].ravel()
+        value[k] = 0.5
+        if y.any() and not y.all():
+            value[k] = metrics.best_f1_threshold(y, p[others].ravel())[0]
+        else:
+            source = "default"
+        at[own] = value[k]
+    return Thresholds(value, source, p >= at[:, None], at)
+
+
+Fit = Callable[[np.ndarray, np.ndarray], Calibrator]
+
+
+def cross_fit(fit: Fit, labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`[S, G]`: each fold calibrated by what `fit` finds on the others; unchanged where there are none.
+
+    Args:
+        fit: one of `metrics.calibration.FITS`.
+        labels: `[S, G]` 0 / 1.
+        p: `[S, G]`; NaN stays NaN.
+        fold: `[S]`.
+    """
+    result = np.empty(p.shape)
+    for _, own, others in each_fold(fold):
+        calibrator = fit(labels[others].ravel(), p[others].ravel()) if others.any() else Logistic()
+        result[own] = calibrator(p[own])
+    return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibrated:
+    """One group after calibration.
+
+    Attributes:
+        by: calibrator -> `[S, G]`, each cross-fitted.
+        best: `[S, G]`, each fold by the calibrator that did best on the others.
+        chosen: fold -> name of that calibrator.
+    """
+
+    by: dict[str, np.ndarray]
+    best: np.ndarray
+    chosen: dict[int, str]
+
+
+def calibrate(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> Calibrated:
+    """Cross-fits every calibrator and chooses one a fold.
+
+    The choice for a fold is by the log loss of a cross-fit inside the other folds; with fewer than two others it is the
+    stiffest one, for nothing else could be compared out of sample.
+
+    Args:
+        labels: `[S, G]` 0 / 1.
+        p: `[S, G]`; NaN stays NaN.
+        fold: `[S]`.
+    """
+    by = {name: cross_fit(fit, labels, p, fold) for name, fit in FITS.items()}
+    best, chosen = np.empty(p.shape), {}
+    for k, own, others in each_fold(fold):
+        chosen[k] = STIFFEST
+        if len(np.unique(fold[others])) > 1:
+            inside = labels[others], p[others], fold[others]
+            losses = {
+                name: metrics.log_loss(labels[others].ravel(), cross_fit(fit, *inside).ravel())
+                for name, fit in FITS.items()
+            }
+            finite = {name: float(loss) for name, loss in losses.items() if np.isfinite(loss)}
+            chosen[k] = min(finite, key=finite.__getitem__, default=STIFFEST)
+        best[own] = by[chosen[k]][own]
+    return Calibrated(by, best, chosen)

@@ -1,0 +1,59 @@
+"""The files of a comparison."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cspine_jax.anatomy import TARGETS, VERTEBRAE
+from cspine_jax.evaluation.compare.columns import write_csv
+from cspine_jax.evaluation.compare.compare import Comparison
+from cspine_jax.evaluation.compare.models import write_table
+from cspine_jax.evaluation.compare.nested import fill_hidden
+from cspine_jax.evaluation.compare.published import CANNOT_BE_COMPARED, PUBLISHED
+from cspine_jax.evaluation.compare.report import write_report
+from cspine_jax.metrics import score_optimal
+from cspine_jax.metrics.conformal import SETS
+
+
+def write_comparison(out: Path, found: Comparison, title: str = "Comparison") -> None:
+    """Writes `comparison.html`, `comparison.csv`, `comparison.json`, `uncertainty.csv` and `tables/<model>/*.csv`.
+
+    Args:
+        out: folder; made if absent.
+        found: what `compare` returns.
+        title: of the page.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    aligned = found.aligned
+    where = aligned.uids, aligned.fold
+    for name, row in found.rows.items():
+        if row.kind == "constant":
+            continue
+        folder = out / "tables" / name
+        optimal = score_optimal(fill_hidden(aligned.labels, row.calibrated, aligned.fold))
+        sets = np.where(row.sets >= 0, np.array(SETS, object)[row.sets], "")
+        write_table(folder / "oof.csv", *where, row.raw, TARGETS)
+        write_table(folder / "calibrated.csv", *where, row.calibrated, TARGETS)
+        write_table(folder / "score_optimal.csv", *where, optimal, TARGETS)
+        write_table(folder / "conformal_sets.csv", *where, sets, VERTEBRAE)
+    if found.spread is not None:
+        write_table(out / "uncertainty.csv", *where, found.spread, VERTEBRAE)
+    write_csv(out / "comparison.csv", found.facts)
+    published = {"warning": CANNOT_BE_COMPARED, "figures": [entry._asdict() for entry in PUBLISHED]}
+    text = json.dumps(_plain({**found.facts, "published": published}), indent=1, allow_nan=False)
+    (out / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    write_report(out / "comparison.html", found, title)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready: numpy scalars become Python's, what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

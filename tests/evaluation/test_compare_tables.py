@@ -1,0 +1,151 @@
+"""Joining folds and models, and choices that must not see the fold they are used on."""
+
+import numpy as np
+import pytest
+from compare_tables import model, probabilities, truth
+
+from cspine_jax.errors import DataError
+from cspine_jax.evaluation.compare import align, join_folds, merge_labels, outside_model, read_tta
+from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metric_a_weights, share_below
+from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
+from cspine_jax.evaluation.compare.uncertainty import sets_across_folds
+from cspine_jax.metrics import best_f1_threshold, fit_platt, rsna_log_loss, score_optimal
+from cspine_jax.metrics.calibration import expit, logit
+
+
+def test_a_study_predicted_by_two_folds_is_refused_by_name():
+    row = np.full((1, 8), 0.5)
+    with pytest.raises(DataError, match=r"m: study 1\.2\.3 was predicted by fold 0 and by fold 2"):
+        join_folds("m", {0: (["1.2.3"], row), 2: (["1.2.3"], row)})
+
+
+def test_only_common_studies_are_compared_and_that_is_said():
+    uids, labels, fold = truth(40)
+    p = probabilities(labels)
+    some = fold != 2
+    a = model("a", uids, fold, p)
+    b = model("b", [u for u, keep in zip(uids, some, strict=True) if keep], fold[some], p[some])
+    found = align([a, b], dict(zip(uids[1:], labels[1:], strict=True)), 5)
+    assert len(found.uids) == 31 and uids[0] not in found.uids and set(found.fold) == {0, 1, 3, 4}
+    said = " ".join(found.notes)
+    assert "same 31 studies" in said and "b has no prediction of 8 studies" in said and uids[2] in said
+    assert f"1 predicted studies have no labels and were left out: {uids[0]}" in said
+    for k, uid in enumerate(found.uids):
+        np.testing.assert_array_equal(found.p["a"][k], p[uids.index(uid)])
+        np.testing.assert_array_equal(found.labels[k], labels[uids.index(uid)])
+
+
+def test_what_does_not_belong_together_is_refused():
+    uids, labels, fold = truth(20)
+    p, known = probabilities(labels), dict(zip(uids, labels, strict=True))
+    with pytest.raises(DataError, match=r"study 1\.2\.0000 is tested in fold 0 of a but in fold 1 of b"):
+        align([model("a", uids, fold, p), model("b", uids, (fold + 1) % 5, p)], known, 5)
+    with pytest.raises(DataError, match="no study is in all tables"):
+        align([model("a", uids, fold, p), outside_model("x", (["9"], p[:1]))], known, 5)
+    with pytest.raises(DataError, match="no model to compare"):
+        align([], known, 5)
+    with pytest.raises(DataError, match=r"study 1\.2\.0003 has other labels in b"):
+        merge_labels({"a": (uids, labels), "b": (uids[3:4], 1 - labels[3:4])})
+
+
+def test_tables_from_elsewhere_take_the_folds_of_the_runs_or_are_dealt_into_some():
+    uids, labels, fold = truth(40)
+    p, known = probabilities(labels), dict(zip(uids, labels, strict=True))
+    found = align([outside_model("x", (uids[::-1], p[::-1])), model("a", uids, fold, p)], known, 5)
+    np.testing.assert_array_equal(found.fold, fold)
+    np.testing.assert_array_equal(found.p["x"], found.p["a"])
+    assert any("x is a table from elsewhere" in note for note in found.notes)
+    assert set(align([outside_model("x", (uids, p))], known, 4).fold) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_no_choice_for_a_fold_depends_on_its_labels(k):
+    _, labels, fold = truth(100)
+    p, q = probabilities(labels), probabilities(labels, 2.5, 2)
+    p[::7, 3] = np.nan
+    own = fold == k
+    other = labels.copy()
+    rng = np.random.default_rng(k)
+    other[own] = (rng.random((own.sum(), 8)) < 0.5).astype(float)
+    full = fill_hidden(labels, p, fold)
+    np.testing.assert_array_equal(prevalence(labels, fold)[own], prevalence(other, fold)[own])
+    np.testing.assert_array_equal(fill_hidden(labels, p, fold)[own], fill_hidden(other, p, fold)[own])
+    a, b = (thresholds(y[:, 1:], full[:, 1:], fold) for y in (labels, other))
+    assert a.value[k] == b.value[k] and (a.yes[own] == b.yes[own]).all()
+    assert any(a.value[j] != b.value[j] for j in range(5) if j != k)  # the change is one that choices notice
+    a, b = (calibrate(y[:, 1:], p[:, 1:], fold) for y in (labels, other))
+    assert a.chosen[k] == b.chosen[k]
+    np.testing.assert_array_equal(a.best[own], b.best[own])
+    for name, table in a.by.items():
+        np.testing.assert_array_equal(table[own], b.by[name][own])
+        assert not np.allclose(table[~own], b.by[name][~own], equal_nan=True)
+    a, b = (ensembles({"p": p, "q": q}, y, fold) for y in (labels, other))
+    assert a.weights[k] == b.weights[k] and a.weights != b.weights
+    for name, table in a.p.items():
+        np.testing.assert_array_equal(table[own], b.p[name][own])
+    for mondrian in (True, False):
+        a, b = (sets_across_folds(y[:, 1:], p[:, 1:], fold, 0.1, mondrian=mondrian) for y in (labels, other))
+        np.testing.assert_array_equal(a[own], b[own])
+
+
+def test_thresholds_and_calibrators_are_those_of_the_other_folds():
+    _, labels, fold = truth()
+    p = probabilities(labels)
+    found = thresholds(labels[:, :1], p[:, :1], fold)
+    for k in range(5):
+        others = fold != k
+        assert found.value[k] == best_f1_threshold(labels[others, 0], p[others, 0])[0]
+        fit = fit_platt(labels[others, 1:].ravel(), p[others, 1:].ravel())
+        np.testing.assert_allclose(cross_fit(fit_platt, labels[:, 1:], p[:, 1:], fold)[~others], fit(p[~others, 1:]))
+
+
+def test_one_fold_alone_chooses_nothing():
+    _, labels, _ = truth(30)
+    p, fold = probabilities(labels), np.zeros(30, int)
+    assert (thresholds(labels, p, fold).value, thresholds(labels, p, fold).source) == ({0: 0.5}, "default")
+    np.testing.assert_allclose(calibrate(labels, p, fold).best, p)
+    np.testing.assert_array_equal(prevalence(labels, fold), np.full((30, 8), 0.5))
+    assert (sets_across_folds(labels[:, 1:], p[:, 1:], fold, 0.1, mondrian=True) == 3).all()
+    for table in ensembles({"a": p, "b": p}, labels, fold).p.values():
+        assert np.isfinite(table).all()
+
+
+def test_means_of_members():
+    a, b = np.full((4, 8), 0.2), np.full((4, 8), 0.6)
+    a[0, 1] = b[0, 1] = np.nan
+    a[1, 2] = np.nan
+    found = ensembles({"a": a, "b": b}, np.eye(4, 8), np.array([0, 0, 1, 1])).p
+    mean, odds = found["ensemble-mean"], found["ensemble-logit"]
+    assert np.isnan(mean[0, 1]) and mean[1, 2] == 0.6 and mean[2, 2] == pytest.approx(0.4)
+    assert odds[2, 2] == pytest.approx(expit((logit(0.2) + logit(0.6)) / 2))
+    assert all(np.isnan(table).sum() == 1 for table in found.values())
+    np.testing.assert_array_equal(mean_known(np.array([[1, np.nan], [3, np.nan]])), [2, np.nan])
+
+
+def test_ranks_count_ties_half_and_stay_inside():
+    np.testing.assert_allclose(
+        share_below(np.array([0.1, 0.2, 0.2, 0.4]), np.array([0.0, 0.2, 0.3, 0.9, np.nan])),
+        [0.125, 0.5, 0.75, 0.875, np.nan],
+    )
+
+
+def test_weights_are_the_best_on_a_grid_and_the_better_member_gets_more():
+    _, labels, _ = truth(200)
+    good, bad = probabilities(labels, 0.5), probabilities(labels, 3, 2)
+    stack = np.stack([good, bad])
+    assert metric_a_weights(np.stack([labels * 0.9 + 0.05, np.full_like(labels, 0.5)]), labels, slice(0, 8))[0] > 0.99
+    whole = metric_a_weights(stack, labels, slice(0, 8))
+    grid = np.linspace(0, 1, 101)
+    losses = [rsna_log_loss(labels, score_optimal(w * good + (1 - w) * bad)) for w in grid]
+    assert whole.sum() == pytest.approx(1) and abs(whole[0] - grid[int(np.argmin(losses))]) < 0.011
+    np.testing.assert_allclose(metric_a_weights(np.full((3, 2, 8), np.nan), labels[:2], slice(0, 8)), 1 / 3)
+
+
+def test_tta_table(tmp_path):
+    path = tmp_path / "tta.csv"
+    path.write_text("StudyInstanceUID,C1,C2,C3,C4,C5,C6,C7\n1.2,0.1,,0,0,0,0,0\n")
+    uids, values = read_tta(path)
+    assert uids == ["1.2"] and values[0, 0] == 0.1 and np.isnan(values[0, 1])
+    path.write_text("StudyInstanceUID,C1\n1.2,0.1\n")
+    with pytest.raises(DataError, match=r"tta\.csv"):
+        read_tta(path)
