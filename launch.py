@@ -6,13 +6,13 @@ train    finds or makes the data, trains (or resumes what is in W), evaluates, p
 evaluate only evaluates the best checkpoint in W.
 predict  writes the best checkpoint's probabilities for every slice of every study.
 
-Every field of `cspine_jax/config.py` can be set, e.g. `--config.data.manual_dir=/data/rsna --config.optim.lr=3e-4`.
+A recipe with variants takes one after a colon: `--config=configs/gold_type1.py:smoke`.
+Every field of `cspine_jax/config` can be set, e.g. `--config.data.manual_dir=/data/rsna --config.optim.lr=3e-4`.
 Exit status: 0 done, 2 unusable input (one line says what and the fix), 130 or 143 stopped by a signal; the same command
 goes on from there.
 """
 
 import difflib
-import importlib.util
 import os
 import signal
 import sys
@@ -26,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cspine_jax.config import Config, flatten, from_dict, to_dict
 from cspine_jax.errors import ConfigError, CspineError
+from cspine_jax.recipes import load_recipe, run_name
 
 if TYPE_CHECKING:
     from cspine_jax.experiment import Experiment
@@ -125,24 +126,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, str, str]:
     if not recipe:
         raise ConfigError("no recipe: give one, e.g. --config=configs/quickstart.py")
     config = from_dict(values.config.to_dict())
-    workdir = Path(values.workdir or Path("runs") / Path(recipe).stem)
+    workdir = Path(values.workdir or Path("runs") / run_name(recipe))
     return config, workdir, values.mode, values.compilation_cache
-
-
-def load_recipe(path: str) -> dict:
-    """What the `get_config()` of a recipe file returns, as a nested dict."""
-    if not Path(path).is_file():
-        near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*.py")), n=1)
-        raise ConfigError(f"--config={path}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return module.get_config().to_dict()
-    except Exception as error:
-        raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
 
 
 def _take_recipe(argv: list[str]) -> tuple[str, list[str]]:

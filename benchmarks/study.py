@@ -6,9 +6,9 @@
 A phantom study is written as DICOM, read, its vertebrae are found with the weights of the package, cut out (15
 positions of 6 channels each), and the winners' Type 2 network (CNN, two bidirectional LSTMs, two heads; random weights,
 so that the answer means nothing) gives 105 slice logits and the patient's, which are aggregated. Reading, naming and
-cutting have no counterpart. The networks run a second time in PyTorch on the very arrays that they were given here: same
-shapes, the CNN and what follows with the same weights and outputs that must agree. Both sides run in turns; the ratio
-is the median of theirs / ours: above 1 means that this package is faster.
+cutting have no counterpart. The networks run a second time in PyTorch on the very arrays that they were given here:
+same shapes, the CNN and what follows with the same weights and outputs that must agree. Both sides run in turns; the
+ratio is the median of theirs / ours: above 1 means that this package is faster.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """What differs from the defaults in `cspine_jax/config.py`."""
+    """What differs from the defaults in `cspine_jax/config`."""
     return ConfigDict(
         {
             "name": "fracture_type3",

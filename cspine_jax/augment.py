@@ -15,13 +15,15 @@ import numpy as np
 import scipy.stats
 
 from cspine_jax.config import AugmentConfig
+from cspine_jax.denoise import denoise
+from cspine_jax.errors import ConfigError
 
 AIR_HU = -1000.0
 
-MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs", "metadata")
+MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs", "metadata", "targets", "slice_targets")
 """Targets (and inputs) that mixup blends like the image."""
 
-KNOWN = ("presence_known", "fracture_known", "slice_known")
+KNOWN = ("presence_known", "fracture_known", "slice_known", "targets_known")
 """0/1 flags: a blend is known where both of its parts are."""
 
 
@@ -78,19 +80,19 @@ def prepare_with_mask(
 def _prepare(
     image: jax.Array, mask: jax.Array | None, key: jax.Array | None, config: AugmentConfig, train: bool
 ) -> tuple[jax.Array, jax.Array | None]:
-    x = window(jnp.transpose(image, (0, 2, 3, 1)), config)  # [B, H, W, D]
+    x = denoise(window(jnp.transpose(image, (0, 2, 3, 1)), config), config)  # [B, H, W, D]
     labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
     H, W = (cropped(n, config.crop) for n in x.shape[1:3])
     if train:
         if key is None:
             raise ValueError("prepare(train=True) needs a key")
         place, tone, grain = jax.random.split(key, 3)
-        if config.flip or config.rotation or config.zoom or config.shift:
+        if moves(config):
             air = window(jnp.full((), AIR_HU), config)
             row, column = (centre(p, H, W) for p in sampling_positions(place, x.shape[:3], config))
             x = resample(x, row, column, fill=air)
             labels = None if labels is None else resample_nearest(labels, row, column)
-        x = change_tone(centre(x, H, W), tone, config)
+        x = change_tone(blur(centre(x, H, W), tone, config.blur), tone, config)
         if config.noise:
             x = x + config.noise * hashed_noise(grain, x.shape)
     if labels is not None:
@@ -109,19 +111,31 @@ def centre(x: jax.Array, H: int, W: int) -> jax.Array:
     return x[:, top : top + H, left : left + W]
 
 
+def moves(config: AugmentConfig) -> bool:
+    """Whether anything is resampled."""
+    turned = config.flip or config.rotation or config.zoom or config.shift
+    return bool(turned or config.vertical_flip or config.transpose or config.distortion)
+
+
 def sampling_positions(key: jax.Array, shape: tuple[int, ...], config: AugmentConfig) -> tuple[jax.Array, jax.Array]:
-    """Where each output pixel is read in the input: flip, then zoom, rotation about the image centre, and shift.
+    """Where each output pixel is read in the input: flips, then zoom, rotation about the image centre, and shift.
 
     Args:
         key: random key.
         shape: (B, H, W).
-        config: `flip`, `rotation` (degrees), `zoom` and `shift` (fractions); each drawn uniformly in +-strength.
+        config: `flip`, `rotation` (degrees), `zoom` and `shift` (fractions); each drawn uniformly in +-strength;
+            `vertical_flip`, `transpose` and `distortion` besides.
 
     Returns:
         (row, column) positions, each [B, H, W] float32 in input pixels. A positive angle turns the picture
         counter-clockwise as displayed (row 0 on top).
+
+    Raises:
+        ConfigError: an oblong image cannot be transposed.
     """
     B, H, W = shape
+    if config.transpose and H != W:
+        raise ConfigError(f"augment.transpose=True: the images are {H} x {W} pixels, which only squares allow")
     draw = jax.random.uniform(key, (5, B, 1, 1), minval=-1.0, maxval=1.0)
     side = jnp.where(draw[0] < 0, -1.0, 1.0) if config.flip else jnp.ones((B, 1, 1))
     angle = draw[1] * math.radians(config.rotation)
@@ -131,7 +145,66 @@ def sampling_positions(key: jax.Array, shape: tuple[int, ...], config: AugmentCo
     cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
     row = cos * rows + sin * columns + (H - 1) / 2 - draw[3] * config.shift * H
     column = side * (cos * columns - sin * rows) + (W - 1) / 2 - draw[4] * config.shift * W
+    more = jax.random.fold_in(key, 1)  # the draws above stay what they were before there was more
+    if config.distortion:
+        bend = smooth_shifts(jax.random.fold_in(more, 0), (B, H, W), config.distortion)
+        row, column = row + bend[..., 0], column + bend[..., 1]
+    yes = jax.random.bernoulli(jax.random.fold_in(more, 1), 0.5, (2, B, 1, 1))
+    if config.vertical_flip:
+        row = jnp.where(yes[0], H - 1 - row, row)
+    if config.transpose:
+        row, column = jnp.where(yes[1], column, row), jnp.where(yes[1], row, column)
     return row, column
+
+
+GRID = 5
+"""Cells of the coarse grid of `smooth_shifts` along a side, as in the winners' grid distortion."""
+
+
+def smooth_shifts(key: jax.Array, shape: tuple[int, ...], strength: float) -> jax.Array:
+    """Grid distortion: every node of a coarse grid is moved, what lies between them goes along.
+
+    Args:
+        key: random key.
+        shape: (B, H, W).
+        strength: largest shift along each axis, as a share of a cell; below 0.5 nothing folds over.
+
+    Returns:
+        [B, H, W, 2] float32, (row, column) pixels.
+    """
+    B, H, W = shape
+    cell = jnp.array([H / GRID, W / GRID], jnp.float32)
+    nodes = jax.random.uniform(key, (B, GRID + 1, GRID + 1, 2), minval=-strength, maxval=strength)
+    return jax.image.resize(nodes * cell[None, None, None], (B, H, W, 2), "linear")
+
+
+BLUR_REACH = 3
+"""Pixels on each side that a blurred one is made of."""
+
+
+def blur(x: jax.Array, key: jax.Array, largest: float) -> jax.Array:
+    """Gaussian blur in the plane; sigma is drawn uniformly up to `largest`, one a stack.
+
+    Args:
+        x: [B, H, W, C].
+        key: random key.
+        largest: pixels; 0 returns `x`.
+
+    Returns:
+        Same shape; the rim is repeated beyond itself.
+    """
+    if not largest:
+        return x
+    sigma = jax.random.uniform(jax.random.fold_in(key, 2), (x.shape[0], 1, 1, 1), minval=0.05, maxval=largest)
+    offsets = range(-BLUR_REACH, BLUR_REACH + 1)
+    weights = [jnp.exp(-0.5 * (k / sigma) ** 2) for k in offsets]
+    total = sum(weights)
+    for axis in (1, 2):
+        pad = [(BLUR_REACH, BLUR_REACH) if a == axis else (0, 0) for a in range(4)]
+        padded, size = jnp.pad(x, pad, mode="edge"), x.shape[axis]
+        shifted = [jax.lax.slice_in_dim(padded, k + BLUR_REACH, k + BLUR_REACH + size, axis=axis) for k in offsets]
+        x = sum((w / total * part for w, part in zip(weights, shifted, strict=True)), jnp.zeros_like(x))
+    return x
 
 
 def resample(x: jax.Array, row: jax.Array, column: jax.Array, fill: jax.Array | float = 0.0) -> jax.Array:
@@ -253,6 +326,8 @@ def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str
     for name in KNOWN:
         if name in batch:
             mixed[name] = batch[name] * neighbour(batch[name])
+    if "there" in batch:  # slices of a sequence: a blend has those of both
+        mixed["there"] = batch["there"] | neighbour(batch["there"])
     if "valid" in batch:  # a padded row must not bleed into a real one
         mixed["valid"] = batch["valid"] & neighbour(batch["valid"])
     return mixed

@@ -132,16 +132,17 @@ SLICE_SHARE = 15.0 / 16.0
 
 
 def copies_loss(logits: jax.Array, label: jax.Array, mask: jax.Array, config: LossConfig) -> Pair:
-    """The winners' loss of a vertebra's slices (Type 1): each has the vertebra's label, wherever the fracture is.
+    """The winners' loss of a vertebra's slices (Type 1): each has the vertebra's label, or one of its own.
 
     Args:
         logits: `[..., S]`, S slices of each vertebra.
-        label: `[...]`, 0..1.
+        label: 0..1; `[...]` of the vertebrae, copied to all of their slices (the winners'), or `[..., S]` of slices.
         mask: `[..., S]`, 0 for padding and for all slices of a vertebra that is absent or whose label is unknown.
         config: positive_weight, label_smoothing.
     """
     options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
-    return weighted_bce(logits, jnp.broadcast_to(label[..., None], logits.shape), mask, **options)
+    each = label if label.ndim == logits.ndim else label[..., None]
+    return weighted_bce(logits, jnp.broadcast_to(each, logits.shape), mask, **options)
 
 
 def sequence_loss(
@@ -150,6 +151,7 @@ def sequence_loss(
     known: jax.Array,
     mask: jax.Array,
     config: LossConfig,
+    slice_labels: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, Pair]]:
     """The winners' loss of a patient's slices (Type 2): (15 L_slice + L_patient) / 16, positives weighted in both.
 
@@ -160,6 +162,7 @@ def sequence_loss(
         known: `[B, 8]`, 0 where a label is unknown or its vertebra absent, and for all eight of a padded study.
         mask: `[B, 7 S]`, 0 for slices that are padding.
         config: positive_weight, label_smoothing.
+        slice_labels: `[B, 7, S]`; None for those of the vertebrae.
 
     Returns:
         `(loss_sum, weight, parts)`: weight is the number of studies with any known label; `parts` holds the pairs of
@@ -170,7 +173,7 @@ def sequence_loss(
     used = mask.astype(jnp.float32).reshape(slices.shape) * known[:, 1:, None]
     options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
     parts = {
-        "slice": copies_loss(slices, labels[:, 1:], used, config),
+        "slice": copies_loss(slices, labels[:, 1:] if slice_labels is None else slice_labels, used, config),
         "patient": weighted_bce(outputs["patient"], labels[:, 0], known[:, 0], **options),
     }
     weight = (known > 0).any(1).sum().astype(jnp.float32)

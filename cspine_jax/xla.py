@@ -27,5 +27,5 @@ def compiler_options() -> dict[str, str]:
 
 
 def jit(function: Callable, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit(function, **options)`, compiled with `compiler_options`."""
+    """`jax.jit(function, **options)`, compiled with `compiler_options`; not to be called inside another jitted one."""
     return jax.jit(function, compiler_options=compiler_options(), **options)

@@ -146,6 +146,18 @@ def test_copies_loss_gives_each_slice_its_vertebras_label():
     assert float(losses.value(pair)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_slices_may_have_labels_of_their_own():
+    rng = np.random.default_rng(1)
+    logits, label, mask = rng.normal(size=(2, 7, 5)), *rng.integers(0, 2, (2, 2, 7, 5))
+    unknown = np.where(mask > 0, label, np.nan)
+    pair = losses.copies_loss(*map(jnp.asarray, (logits, unknown, mask)), LossConfig())
+    assert float(losses.value(pair)) == pytest.approx(by_hand(logits, label, mask, 2.0), rel=1e-5)
+    outputs = {"slice": jnp.asarray(logits.reshape(2, 35)), "patient": jnp.zeros(2)}
+    args = jax.tree.map(jnp.asarray, (np.zeros((2, 8)), np.ones((2, 8)), mask.reshape(2, 35)))
+    _, _, parts = losses.sequence_loss(outputs, *args, LossConfig(), jnp.asarray(label))
+    np.testing.assert_allclose(parts["slice"], pair, rtol=1e-5)
+
+
 def test_sequence_loss_is_fifteen_parts_slices_and_one_part_patient():
     rng = np.random.default_rng(0)
     outputs = {"slice": rng.normal(size=(3, 7 * 4)), "patient": rng.normal(size=3)}

@@ -19,7 +19,7 @@ import shutil
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -315,24 +315,47 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+class _NotDrawn(Exception):  # noqa: N818 - carries the error, is none itself
+    """An example could not be made; its argument says why."""
+
+
+def _drawn(examples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The examples; whatever goes wrong in making one is told apart from what goes wrong in writing it."""
+    rest = iter(examples)
+    while True:
+        try:
+            example = next(rest)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise _NotDrawn(error) from error
+        yield example
+
+
+def _left_out(entry: StudyEntry, error: Exception) -> Note:
+    return Note(entry.uid, "study", entry.said(f"{type(error).__name__}: {error}".replace("\n", " ")))
+
+
 def _write_study(entry: StudyEntry, recipe: Recipe, folder: Path, readers: int | None = None) -> Note | None:
     """Writes one shard and its columns; a study that cannot be read gives a note instead."""
     try:
         made = recipe.make(entry, readers)
     except Exception as error:  # one bad study, whatever is wrong with it, must not end a build of two thousand
-        return Note(entry.uid, "study", entry.said(f"{type(error).__name__}: {error}".replace("\n", " ")))
+        return _left_out(entry, error)
     if isinstance(made, Note):
         return made
     temporary = folder / f"{entry.uid}.array_record.{os.getpid()}.tmp"
     rows = []
     try:
         writer = ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
-        for example in made.examples:
+        for example in _drawn(made.examples):
             writer.write(serialize(example, recipe.layout))
             rows.append({name: value for name, value in example.items() if name not in ("image", "mask")})
         writer.close()  # RuntimeError, and only here, when the disk is full
         index.save(folder / f"{entry.uid}.npz", index.study_columns(rows, made.shape, made.notes, recipe.columns))
         temporary.replace(folder / f"{entry.uid}.array_record")
+    except _NotDrawn as error:
+        return _left_out(entry, error.args[0])
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise DataError(

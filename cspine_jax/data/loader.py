@@ -6,8 +6,9 @@ one call reads the batch. Slices that stacks share are then read once, and the c
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -19,7 +20,36 @@ from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import ConfigError, DataError
 
 
-def split_studies(table: SliceTable, config: DataConfig) -> dict[str, np.ndarray]:
+class Studies(Protocol):
+    """What divides studies into parts: of a `SliceTable`, a `CropTable` or any other list of S studies."""
+
+    @property
+    def path(self) -> Path:
+        """Where they are, for messages."""
+        ...
+
+    @property
+    def uids(self) -> np.ndarray:
+        """Str [S]."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """uint8 [S, 8]."""
+        ...
+
+    @property
+    def has_labels(self) -> np.ndarray:
+        """Bool [S]."""
+        ...
+
+    @property
+    def folds(self) -> np.ndarray:
+        """int32 [S], -1 without labels."""
+        ...
+
+
+def split_studies(table: Studies, config: DataConfig) -> dict[str, np.ndarray]:
     """The studies of each part.
 
     Fold `config.fold` tests, the next one validates, the others train. Studies without labels are in none. With another
@@ -107,28 +137,38 @@ def train_batches(
     if not records.size:
         raise DataError(f"{table.path}: no {source.needs} is known for any training slice")
     source.check(records)
-    per_process = _share(config.batch_size, shard_count, "batch_size")
+    positive = source.positive[records]
+    if config.positive_fraction > 0 and (positive.all() or not positive.any()):
+        raise DataError(
+            f"{table.path}: {positive.sum()} of {positive.size} training slices show {source.shows}, so "
+            f"data.positive_fraction={config.positive_fraction} cannot be kept; set it to 0"
+        )
+    indices = shuffled(records, positive, config.positive_fraction, seed)
+    per_process = share_of(config.batch_size, shard_count, "batch_size")
+    low = shard_index * per_process
+    batches = indices.batch(config.batch_size).map(lambda rows: source.read(rows[low : low + per_process]))
+    return iter(batches.to_iter_dataset(read_options(config)))
+
+
+def shuffled(items: np.ndarray, positive: np.ndarray, fraction: float, seed: int) -> grain.MapDataset:
+    """Endless `items` in an order that the seed decides, another one every epoch.
+
+    Args:
+        items: int [n].
+        positive: bool [n]; read where `fraction` > 0, and then neither all nor none.
+        fraction: share of positive ones to draw; 0 draws them as they come.
+        seed: of the order.
+    """
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     def endless(part: Any, stream: int) -> grain.MapDataset:
         return grain.MapDataset.source(part).shuffle(seed=(start + stream * 2**31) % 2**32).repeat()
 
-    if config.positive_fraction > 0:
-        positive = source.positive[records]
-        if positive.all() or not positive.any():
-            raise DataError(
-                f"{table.path}: {positive.sum()} of {positive.size} training slices show {source.shows}, so "
-                f"data.positive_fraction={config.positive_fraction} cannot be kept; set it to 0"
-            )
-        share = config.positive_fraction
-        indices = grain.MapDataset.mix(
-            [endless(records[positive], 0), endless(records[~positive], 1)], weights=[share, 1 - share]
-        )
-    else:
-        indices = endless(records, 0)
-    low = shard_index * per_process
-    batches = indices.batch(config.batch_size).map(lambda rows: source.read(rows[low : low + per_process]))
-    return iter(batches.to_iter_dataset(_read_options(config)))
+    if fraction <= 0:
+        return endless(items, 0)
+    return grain.MapDataset.mix(
+        [endless(items[positive], 0), endless(items[~positive], 1)], weights=[fraction, 1 - fraction]
+    )
 
 
 def eval_batches(
@@ -156,18 +196,38 @@ def eval_batches(
     source = batches_for(task, table, config)
     records = table.records_of(studies)
     source.check(records)
+    return in_order(records, source.read, config, shard_index=shard_index, shard_count=shard_count)
+
+
+def in_order(
+    items: np.ndarray,
+    read: Callable[[np.ndarray, np.ndarray], Batch],
+    config: DataConfig,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> "EvalBatches":
+    """Batches of `items`, once each, in order; the last one repeats its last item with `valid` False.
+
+    Args:
+        items: int [n].
+        read: `(items [B], valid [B])` to a batch.
+        config: eval_batch_size (of all processes together), workers, prefetch.
+        shard_index: which process this is.
+        shard_count: how many processes there are; all get the same number of batches.
+    """
     size = config.eval_batch_size
-    per_process = _share(size, shard_count, "eval_batch_size")
-    total = -(-len(records) // size)
-    padded = np.concatenate([records, np.repeat(records[-1:], total * size - len(records))])
-    valid = np.arange(total * size) < len(records)
+    per_process = share_of(size, shard_count, "eval_batch_size")
+    total = -(-len(items) // size)
+    padded = np.concatenate([items, np.repeat(items[-1:], total * size - len(items))])
+    valid = np.arange(total * size) < len(items)
     low = shard_index * per_process
 
-    def read(number: int) -> Batch:
+    def batch(number: int) -> Batch:
         rows = slice(number * size + low, number * size + low + per_process)
-        return source.read(padded[rows], valid[rows])
+        return read(padded[rows], valid[rows])
 
-    return EvalBatches(grain.MapDataset.range(total).map(read), _read_options(config))
+    return EvalBatches(grain.MapDataset.range(total).map(batch), read_options(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,12 +244,14 @@ class EvalBatches:
         return iter(self.dataset.to_iter_dataset(self.options))
 
 
-def _share(batch_size: int, shard_count: int, name: str) -> int:
+def share_of(batch_size: int, shard_count: int, name: str) -> int:
+    """Rows of each of `shard_count` processes; refuses what cannot be divided."""
     if batch_size % shard_count:
         raise ConfigError(f"data.{name}={batch_size}: must be a multiple of the {shard_count} processes")
     return batch_size // shard_count
 
 
-def _read_options(config: DataConfig) -> grain.ReadOptions:
+def read_options(config: DataConfig) -> grain.ReadOptions:
+    """Reader threads and batches ahead."""
     threads = config.workers or min(4, os.cpu_count() or 1)
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(config.prefetch, threads))

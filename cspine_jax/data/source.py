@@ -206,7 +206,7 @@ def open_records(
         The layout, the pixels, and the index; this is made where it is missing, and kept where that is possible.
 
     Raises:
-        DataError: there are no records, or not of this kind.
+        DataError: there are no records, or not of this kind, or an older version made them.
     """
     import tensorflow_datasets as tfds
 
@@ -222,6 +222,11 @@ def open_records(
         raise DataError(f"{path}: not records of rsna_cspine: {error}") from None
     if info.file_format is None or info.file_format.file_suffix != "array_record":
         raise DataError(f"{path}: records are {info.file_format}; build with --file_format=array_record")
+    features: Any = info.features
+    if missing := sorted({*columns.per_study, *columns.per_record} - set(features.keys())):
+        raise DataError(
+            f"{path}: records without {', '.join(missing)}, made by an older version; make them again (--overwrite)"
+        )
     pixels = PixelReader(split.filepaths, split.shard_lengths, *shape(layout), cache_mb)
     file = path / index.INDEX_FILE
     if file.is_file():

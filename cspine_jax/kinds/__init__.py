@@ -12,6 +12,8 @@ _KINDS = {
     "segment2d": "segment2d.Segment2D",
     "spine": "volume.Spine",
     "refine": "volume.Refine",
+    "crops": "crops.Crops",
+    "study": "study.Study",
 }
 """`config.task` -> module and class; a module is imported when its task is asked for."""
 

@@ -29,6 +29,8 @@ class Fracture(OnRecords):
         "model.",
         "augment.window_",
         "augment.crop",
+        "augment.denoise",
+        "augment.background_hu",
         "loss.positive_weight",
     )
 

@@ -23,7 +23,17 @@ class Segment2D(OnRecords):
     """Stacks of slices in, a vertebra label for every pixel of the centre slice out."""
 
     task: Segment2DTask
-    of_the_model = ("task", "data.size", "data.depth", "data.stride", "model.", "augment.window_", "augment.crop")
+    of_the_model = (
+        "task",
+        "data.size",
+        "data.depth",
+        "data.stride",
+        "model.",
+        "augment.window_",
+        "augment.crop",
+        "augment.denoise",
+        "augment.background_hu",
+    )
 
     masked = True
 

@@ -27,6 +27,8 @@ class Vertebra(OnRecords):
         "model.",
         "augment.window_",
         "augment.crop",
+        "augment.denoise",
+        "augment.background_hu",
         "loss.positive_weight",
     )
 

@@ -166,7 +166,7 @@ def _depthwise_bwd(stride, padding, saved, g):
 
 
 LARGE_MAP = 1024
-"""Pixels of a map above which the gradient of a depthwise kernel is summed in bands of rows, which stay in the cache."""
+"""Pixels of a map above which a depthwise kernel's gradient is summed in bands of rows, which stay in the cache."""
 
 
 def _depthwise_kernel_gradient(
@@ -180,7 +180,7 @@ def _depthwise_kernel_gradient(
         window: (kh, kw).
         stride: step in y and x.
     """
-    (kh, kw), (sy, sx) = window, stride
+    (kh, kw), sy = window, stride[0]
     h, w = g.shape[1:3]
     band = next((n for n in (4, 2, 7, 5, 3) if h % n == 0), 1) if h * w > LARGE_MAP or kh * kw > 25 else h
 

@@ -15,7 +15,7 @@ from cspine_jax.errors import CspineError
 from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.counters import Counters, duration
 from cspine_jax.training.evaluate import run_pass
-from cspine_jax.training.optim import make_optimizer, one_cycle
+from cspine_jax.training.optim import make_optimizer, make_schedule
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.signals import Interrupted, StopSignals
 from cspine_jax.training.state import TrainState, abstract_state, init_state
@@ -125,7 +125,7 @@ class _Run:
         self.task, self.config, self.loaders, self.placement = task, config, loaders, placement
         self.total, self.state, self.counters, self.batches = total, state, counters, batches
         self.checkpoints, self.writer, self.bar = checkpoints, writer, bar
-        self.schedule = one_cycle(config.optim.lr, total, config.optim.warmup)
+        self.schedule = make_schedule(config.optim, total)
         self.eval_every = duration(config.train, "eval", config.data.batch_size, loaders.train_examples)
         self.running: Any = None  # figures of the step in flight
         self.clock, self.logged = time.perf_counter(), counters.step

@@ -18,10 +18,15 @@ from cspine_jax.cli import main
 from cspine_jax.config import CropsConfig
 from cspine_jax.ct import Identity
 from cspine_jax.data import build as build_module
+from cspine_jax.data import features as features_module
 from cspine_jax.data.crops import CropLayout, CropTable, build_crops, crops_path
-from cspine_jax.data.crops.cut import look, plan, sample
+from cspine_jax.data.crops import build as crops_build
+from cspine_jax.data.crops.cut import boxed, look, plan, sample
+from cspine_jax.data.crops.layout import COLUMNS
+from cspine_jax.data.index import Columns
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
+from cspine_jax.phantom.dataset import make_study, write_dataset
 from tests.data.rsna_folder import SPACING, make, write_dicom, write_folder, write_mask, write_tables
 from tests.data.test_build import digests
 
@@ -45,7 +50,7 @@ def test_a_crop_is_what_the_mask_says(folder, table, records):
     assert table.layout == CropLayout(positions=3, radius=1, size=16) and not table.phantom
     masked = slices.has_mask
     assert table.uids.tolist() == slices.uids[masked].tolist() and len(table.uids) == 8
-    for name in ("labels", "has_labels", "folds"):
+    for name in ("labels", "has_labels", "has_boxes", "folds"):
         np.testing.assert_array_equal(getattr(table, name), getattr(slices, name)[masked])
         assert getattr(table, name).dtype == getattr(slices, name).dtype
     assert table.record.dtype == np.int64 and table.record.shape == (8, 7)
@@ -72,6 +77,99 @@ def test_a_crop_is_what_the_mask_says(folder, table, records):
             np.testing.assert_allclose(table.axes[record], where.axes, rtol=1e-5)
             np.testing.assert_allclose(table.spacing_mm[record], where.spacing_mm, rtol=1e-5)
     assert len(table) == (table.record >= 0).sum() and not table.complete.all()
+
+
+def test_boxes_are_on_the_vertebra_and_the_slices_that_they_are_drawn_on(folder, table, records):
+    """The folder's boxes enclose the upper of the two blocks on their slices; the lower one is the next vertebra."""
+    slices = SliceTable.open(records)
+    assert table.has_boxes.any() and not table.has_boxes.all() and table.boxed.shape == (len(table), 3)
+    beside = 0
+    for study in np.flatnonzero(table.has_boxes):
+        (fractured,) = np.flatnonzero(table.labels[study, 1:]) + 1
+        assert table.boxed[table.record[study, fractured - 1]].any()
+        boxes = slices.num_boxes[slices.study == np.flatnonzero(slices.uids == table.uids[study])[0]] > 0
+        mask = folder[1][str(table.uids[study])].mask
+        for record in table.record[study][table.record[study] >= 0]:
+            level, near = table.level[record], np.rint(table.slice_index[record]).astype(int)
+            expected = boxes[near] & (mask[near, 4:11, 5:12] == level).any((1, 2))
+            np.testing.assert_array_equal(table.boxed[record], expected)
+            beside += (boxes[near] & (mask[near] == level).any((1, 2)) & ~expected).sum()
+    assert beside and not table.boxed[~table.has_boxes[table.study]].any()
+
+
+@pytest.mark.parametrize(("box", "expected"), [
+    ((2, 2, 3, 3), [1, 1]),
+    ((0, 0, 2.5, 2.5), [1, 1]),  # half a pixel of it
+    ((0, 0, 2, 9), [0, 0]),  # its edge is the box's
+    ((5, 2, 9, 9), [0, 0]),
+    ((-3, -3, 40, 40), [1, 1]),
+])  # fmt: skip
+def test_what_a_box_overlaps(box, expected):
+    """A vertebra in pixels 2..4 of slices 2..5; both ends are boxed, and slices without it are of no account."""
+    mask = np.zeros((8, 8, 8), np.uint8)
+    mask[2:6, 2:5, 2:5] = 3
+    layout = CropLayout(positions=2, radius=0, size=16)
+    where = plan(mask, np.ones(3), 3, layout, look(mask))
+    assert boxed(mask, [np.array([box], np.float32)] * 8, where).tolist() == expected
+    only = [np.array([box] * (row == 5), np.float32).reshape(-1, 4) for row in range(8)]
+    assert boxed(mask, only, where).tolist() == [0, expected[1]]
+    off = [np.array([box] * (row in (0, 1, 3, 4, 6, 7)), np.float32).reshape(-1, 4) for row in range(8)]
+    assert not boxed(mask, off, where).any()
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """(folder, {uid: study as it was drawn})."""
+    out, drawn = tmp_path_factory.mktemp("phantoms"), (make_study(9, k, size=48, scale=0.15) for k in range(4))
+    return write_dataset(out, 4, seed=9, size=48, scale=0.15, workers=1), {study.plan.uid: study for study in drawn}
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_boxed_positions_of_phantoms_are_those_that_show_the_break(phantoms, tmp_path, oriented):
+    folder, drawn = phantoms
+    crops = CropsConfig(positions=5, radius=0, size=16, oriented=oriented)
+    table = CropTable.open(build_crops(folder, tmp_path, crops, workers=1).path)
+    assert (table.has_boxes == (table.labels[:, 0] > 0)).all() and table.has_boxes.any()
+    alone = 0
+    for record, study in enumerate(table.study):
+        level, truth = table.level[record], drawn[str(table.uids[study])]
+        near = np.rint(table.slice_index[record]).astype(int)
+        shown = (truth.fractures[near] == level).any((1, 2)) & (truth.labels[near] == level).any((1, 2))
+        assert (table.boxed[record] >= shown).all()
+        if table.labels[study, 1:].sum() == table.labels[study, level] == 1:
+            np.testing.assert_array_equal(table.boxed[record], shown)
+            alone += 0 < shown.sum() < len(shown)
+    assert alone  # there was something to see
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_crops_of_an_older_version_are_refused(folder, tmp_path, monkeypatch, index):
+    """Such as know nothing of boxes; with an index or, from TFDS, still without one."""
+    features, new = CropLayout.features, ("boxed", "has_boxes")
+    old = Columns(*({k: v for k, v in kinds.items() if k not in new} for kinds in (
+        COLUMNS.per_study, COLUMNS.per_record)))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(CropLayout, "features", lambda self: tfds.features.FeaturesDict(
+            {name: kind for name, kind in features(self).items() if name not in new}))  # fmt: skip
+        examples = crops_build.Crops._examples
+        patch.setattr(crops_build.Crops, "_examples", lambda self, *args: (
+            {name: value for name, value in example.items() if name not in new} for example in examples(self, *args)
+        ))  # fmt: skip
+        patch.setattr(crops_build.Crops, "columns", old)
+        parameters = crops_build.Crops.parameters
+        patch.setattr(
+            crops_build.Crops, "parameters", lambda self, tables: {"masks": parameters(self, tables)["masks"]}
+        )
+        features_module._serializer.cache_clear()
+        path = build_crops(folder[0], tmp_path, CROPS, workers=1).path
+    features_module._serializer.cache_clear()
+    if not index:
+        (path / "index.npz").unlink()
+    with pytest.raises(DataError, match=r"records without boxed, has_boxes, made by an older version; .*--overwrite"):
+        CropTable.open(path)
+    with pytest.raises(DataError, match=r"by an older version, without boxed, has_boxes; .*--overwrite"):
+        build_crops(folder[0], tmp_path, CROPS, workers=1)
+    assert CropTable.open(build_crops(folder[0], tmp_path, CROPS, workers=1, overwrite=True).path).boxed.any()
 
 
 def test_any_crops_in_any_order_from_many_threads_with_and_without_a_cache(crops, table):
@@ -229,6 +327,8 @@ def test_tfds_reads_what_was_built_and_builds_the_same(folder, table, builder_cl
         np.testing.assert_array_equal(example["image"], image[0])
         np.testing.assert_array_equal(example["mask"], mask[0])
         np.testing.assert_array_equal(example["origin"], table.origin[record])
+        np.testing.assert_array_equal(example["boxed"], table.boxed[record])
+        assert example["has_boxes"] == table.has_boxes[table.study[record]]
         assert (example["level"], example["complete"]) == (table.level[record], table.complete[record])
 
     assert {"crops15r2_size224", "crops15r2_size224_oriented"} <= set(builder_class.builder_configs)

@@ -104,6 +104,35 @@ def test_the_better_model_wins_and_a_copy_does_not():
         assert (same["p"], same["ahead"], same["difference"]["value"]) == (1, None, 0)
 
 
+def test_a_difference_without_variance_decides_nothing():
+    labels = np.zeros((5, 8))
+    labels[:2, :2] = 1
+    perfect, constant = np.where(labels == 1, 0.9, 0.1), np.full(labels.shape, 0.5)
+    drawn = resample.weights(5, 20)
+    one, other = (scored(labels, p, np.arange(5) % 2, drawn) for p in (perfect, constant))
+    found = difference(labels, one, other, "patient_auc")
+    assert found["difference"]["value"] == 0.5 and found["ahead"] == "a" and found["p"] is None
+    assert difference(labels, one, one, "patient_auc")["p"] == 1
+
+
+def test_what_fills_hidden_cells_brings_no_label_of_a_fold_to_its_own_threshold():
+    uids, labels, fold = truth()
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.01, 0.03, labels.shape)
+    p[(labels == 1) & (rng.random(p.shape) < 0.9)] = np.nan  # so that a filled cell would be at the best threshold
+
+    def threshold(labels):
+        found = compare(
+            [model("a", uids, fold, p)], dict(zip(uids, labels, strict=True)), num_folds=5, data="phantom",
+            settings=Settings(resamples=0),
+        )  # fmt: skip
+        return [found.rows["a"].scored.thresholds[group].value[2] for group in ("patient", "vertebra")]
+
+    turned = labels.copy()
+    turned[fold == 2] = 1 - labels[fold == 2]
+    assert threshold(labels) == threshold(turned)
+
+
 @pytest.fixture(scope="module")
 def both():
     uids, labels, fold = truth()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cspine_jax.config import OptimConfig
-from cspine_jax.training.optim import make_optimizer, one_cycle
+from cspine_jax.training.optim import cosine, make_optimizer, make_schedule, one_cycle
 
 
 def onecycle_by_phases(peak, total, step, pct=0.3):
@@ -67,3 +67,19 @@ def test_decay_moves_matrices_and_leaves_vectors():
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose(updates["bias"], 0)
     np.testing.assert_allclose(updates["kernel"], -0.5 * 0.04, rtol=1e-5)
+
+
+def test_cosine_golden_values():
+    # 101 steps from 1 to 0.1, the first 20.2 of them rising
+    schedule = make_schedule(OptimConfig(lr=1.0, schedule="cosine", final_lr=0.1, warmup=0.2), 101)
+    assert float(schedule(0)) == pytest.approx(1 / 21.2)
+    assert float(schedule(20)) == pytest.approx(21 / 21.2)
+    assert float(schedule(60.1)) == pytest.approx(0.55)
+    np.testing.assert_allclose([float(schedule(s)) for s in (100, 300)], 0.1, rtol=1e-5)
+    flat = cosine(2e-4, 2e-5, 50)
+    assert float(flat(0)) == pytest.approx(2e-4) and float(flat(49)) == pytest.approx(2e-5)
+
+
+def test_the_default_schedule_is_one_cycle():
+    schedule, reference = make_schedule(OptimConfig(lr=1e-3), 100), one_cycle(1e-3, 100, 0.3)
+    assert [float(schedule(s)) for s in (0, 40, 99)] == [float(reference(s)) for s in (0, 40, 99)]

@@ -71,6 +71,10 @@ def build_crops(
     )
 
 
+_LATER = ("boxed", "has_boxes")
+"""Columns that crops lack whose metadata name no columns."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Crops:
     """The recipe of crop records; see `data.recipe.Recipe`.
@@ -89,15 +93,18 @@ class Crops:
         return masks.masked(read_tables(manual_dir, num_folds), self.masks, identity)
 
     def parameters(self, tables: Tables) -> dict[str, Any]:
-        """The masks decide the crops too."""
-        return {"masks": masks.fingerprint(tables)}
+        """The masks decide the crops too; and records without a column of today are refused."""
+        return {"masks": masks.fingerprint(tables), "columns": _names()}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
         """Where the masks were, and whether the studies are synthetic."""
         return {"masks_from": self.masks, "phantom": (tables.manual_dir / PHANTOM).is_file()}
 
     def differs(self, name: str, there: Mapping[str, Any]) -> str | None:
-        """Says whose masks are others."""
+        """Says whose masks are others, and which columns are missing."""
+        if name == "columns":
+            missing = [name for name in _names() if name not in there["columns"]] if "columns" in there else _LATER
+            return f"the volumes by an older version, without {', '.join(missing)}" if missing else None
         if name != "masks":
             return None
         return f"other masks than those now in {self.masks!r} (built from {there.get('masks_from', 'others')!r})"
@@ -127,12 +134,18 @@ class Crops:
                 "complete": plan.complete,
                 "labels": np.array(entry.labels or [0] * len(TARGETS), np.uint8),
                 "has_labels": entry.labels is not None,
+                "boxed": cut.boxed(mask, study.boxes, plan),
+                "has_boxes": bool(entry.boxes),
                 "fold": entry.fold,
                 "slice_index": plan.slice_index.astype(np.float32),
                 "spacing_mm": plan.spacing_mm.astype(np.float32),
                 "origin": plan.origin.astype(np.float32),
                 "axes": plan.axes.astype(np.float32),
             }
+
+
+def _names() -> list[str]:
+    return sorted({**COLUMNS.per_study, **COLUMNS.per_record})
 
 
 def keyed_crops(number: int, entry: StudyEntry, layout: CropLayout) -> Iterator[tuple[int, dict[str, Any]]]:

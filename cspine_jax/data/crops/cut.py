@@ -5,7 +5,7 @@ measured from voxel (0, 0, 0). A crop is planned first (`plan`: a few numbers) a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.ndimage
@@ -136,6 +136,32 @@ def sample(hu: np.ndarray, mask: np.ndarray, where: Plan, layout: CropLayout) ->
         (int16 [S, size, size, 2 radius + 1] HU, superior neighbour first; uint8 [S, size, size], 1 on the vertebra).
     """
     return (_sample_oriented if layout.oriented else _sample_slices)(hu, mask, where, layout)
+
+
+def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan) -> np.ndarray:
+    """On which positions of a planned crop a box shows its vertebra.
+
+    Args:
+        mask: uint8 [D, H, W] labels.
+        boxes: D arrays [n, 4] of (x, y, width, height) in pixels; pixel (row, column) is from there to one further.
+        where: from `plan`.
+
+    Returns:
+        uint8 [S]: 1 where, on the study's slice nearest to the plane's centre, a box overlaps a pixel of the vertebra.
+    """
+    nearest = np.clip(np.rint(where.slice_index).astype(int), 0, len(mask) - 1)
+    return np.array(
+        [
+            any((mask[row, _covered(y, h), _covered(x, w)] == where.level).any() for x, y, w, h in boxes[row])
+            for row in nearest
+        ],
+        np.uint8,
+    )
+
+
+def _covered(start: float, length: float) -> slice:
+    """The pixels that an interval overlaps."""
+    return slice(max(0, int(np.floor(start))), max(0, int(np.ceil(start + length))))
 
 
 def _spaced(first: float, last: float, count: int) -> np.ndarray:

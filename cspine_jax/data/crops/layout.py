@@ -18,10 +18,11 @@ PREFIX = "crops"
 """How the names of crop layouts start, and no other layout's."""
 
 COLUMNS = Columns(
-    per_study={"study_uid": "U", "labels": "uint8", "has_labels": "bool", "fold": "int32"},
+    per_study={"study_uid": "U", "labels": "uint8", "has_labels": "bool", "has_boxes": "bool", "fold": "int32"},
     per_record={
         "level": "int32",
         "complete": "bool",
+        "boxed": "uint8",
         "slice_index": "float32",
         "spacing_mm": "float32",
         "origin": "float32",
@@ -140,7 +141,8 @@ class CropLayout:
         return (
             "Cervical-spine CT in the layout of the RSNA 2022 Cervical Spine Fracture Detection challenge as one "
             "record a vertebra that its mask shows: HU around evenly spaced planes from top to bottom, the vertebra's "
-            "mask, study labels, fold and where the crop lies. Vertebrae that are not there have no record."
+            "mask, study labels, where fracture boxes show it, fold and where the crop lies. Vertebrae that are not "
+            "there have no record."
         )
 
     @property
@@ -172,6 +174,12 @@ class CropLayout:
                 "complete": tensor(shape=(), dtype=np.bool_, doc="False: the mask touches the edge of the scan"),
                 "labels": tensor(shape=(len(TARGETS),), dtype=np.uint8, doc="patient_overall, C1..C7 of the study"),
                 "has_labels": tensor(shape=(), dtype=np.bool_, doc="False: the study is not in train.csv"),
+                "boxed": tensor(
+                    shape=places,
+                    dtype=np.uint8,
+                    doc="1: on the slice nearest to the position a fracture box overlaps the vertebra",
+                ),
+                "has_boxes": tensor(shape=(), dtype=np.bool_, doc="the study has boxes, on this vertebra or another"),
                 "fold": tensor(shape=(), dtype=np.int32, doc="-1: no fold, the study has no labels"),
                 "slice_index": tensor(
                     shape=places, dtype=np.float32, doc="where each plane's centre lies: 0-based, superior first"

@@ -45,7 +45,7 @@ def masked(tables: Tables, source: str, identity: Identity | None = None) -> Tab
         identity: where UIDs get hashed: masks of `cspine segment` may go by the hashed UID too.
 
     Returns:
-        The tables; a study without a mask is in `notes`. No boxes: crops have none.
+        The tables; a study without a mask is in `notes`.
 
     Raises:
         DataError: no such folder, what it holds is malformed, two folders have a mask of one study, or none is left.
@@ -55,12 +55,12 @@ def masked(tables: Tables, source: str, identity: Identity | None = None) -> Tab
         refused = {}
     else:
         found, refused = _segmented(source)
-    studies, notes = [], [note for note in tables.notes if note.what == "study"]
+    studies, notes = [], [note for note in tables.notes if note.what != "mask"]
     for entry in tables.studies:
         names = (entry.uid,) if identity is None else (entry.uid, identity.uid(entry.uid))
         path = next((found[name] for name in names if name in found), None)
         if path is not None:
-            studies.append(dataclasses.replace(entry, mask=path, boxes=()))
+            studies.append(dataclasses.replace(entry, mask=path))
             continue
         why = next((refused[name] for name in names if name in refused), None)
         where = f"{MASKS}/" if source == TRUE_MASKS else source

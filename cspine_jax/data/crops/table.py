@@ -27,11 +27,13 @@ class CropTable:
         uids: str [S].
         labels: uint8 [S, 8] patient_overall, C1..C7; meaningless where `has_labels` is False.
         has_labels: bool [S].
+        has_boxes: bool [S], the study has fracture boxes on some slice.
         folds: int32 [S], -1 without labels.
         record: int64 [S, 7], the crop of each level; -1 where the mask does not show it.
         study: int32 [N], which study.
         level: int32 [N], 1..7.
         complete: bool [N]; False where the mask touches the edge of the scan, so that a part may be missing.
+        boxed: uint8 [N, P], 1 where, on the slice nearest to the position, a box overlaps the vertebra.
         slice_index: float32 [N, P], where the centre of each position's plane lies in the study (slices).
         spacing_mm: float32 [N, 3], of neighbours, rows and columns.
         origin: float32 [N, P, 3], centre of pixel (0, 0) of each position's plane, in voxels (z, y, x) of the study.
@@ -45,11 +47,13 @@ class CropTable:
     uids: np.ndarray
     labels: np.ndarray
     has_labels: np.ndarray
+    has_boxes: np.ndarray
     folds: np.ndarray
     record: np.ndarray
     study: np.ndarray
     level: np.ndarray
     complete: np.ndarray
+    boxed: np.ndarray
     slice_index: np.ndarray
     spacing_mm: np.ndarray
     origin: np.ndarray
@@ -69,7 +73,7 @@ class CropTable:
             beside them where that folder can be written.
 
         Raises:
-            DataError: there are no records, or no crops.
+            DataError: there are no records, or no crops, or an older version made them.
         """
         path = Path(path).expanduser()
         layout, pixels, columns = open_records(
@@ -90,7 +94,10 @@ class CropTable:
             pixels=pixels,
             **{
                 name: columns[name]
-                for name in ("labels", "has_labels", "level", "complete", "slice_index", "spacing_mm", "origin", "axes")
+                for name in (
+                    *("labels", "has_labels", "has_boxes", "level", "complete", "boxed"),
+                    *("slice_index", "spacing_mm", "origin", "axes"),
+                )
             },
         )
 

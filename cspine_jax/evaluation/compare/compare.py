@@ -154,7 +154,10 @@ def _notes(aligned: Aligned, num_folds: int) -> list[str]:
     if len(present) < num_folds:
         notes.append(f"INCOMPLETE: only {len(present)} of {num_folds} folds are in this comparison.")
     if len(present) == 1:
-        notes.append("One fold alone: nothing can be chosen on other folds; thresholds are 0.5, nothing is calibrated.")
+        notes.append(
+            "One fold alone: nothing can be chosen on other folds; thresholds are 0.5, nothing is calibrated, and what "
+            "is not visible is filled with 0.5."
+        )
     return notes
 
 
@@ -171,7 +174,7 @@ def _row(
     groups = {group: calibrate(y[:, columns], p[:, columns], fold) for group, columns in GROUPS.items()}
     calibrated = np.concatenate([groups[group].best for group in GROUPS], axis=1)
     filled = fill_hidden(y, p, fold), fill_hidden(y, calibrated, fold)
-    scored = score(y, filled[0], fold, drawn, filled[1], settings.bins)
+    scored = score(y, filled[0], fold, drawn, filled[1], settings.bins, ~np.isnan(p))
     sets = {
         way: uncertainty.sets_across_folds(y[:, 1:], p[:, 1:], fold, settings.miss, mondrian=way == "by class")
         for way in ("by class", "overall")

@@ -60,20 +60,24 @@ class Thresholds:
     of_study: np.ndarray
 
 
-def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> Thresholds:
+def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None = None) -> Thresholds:
     """For each fold the threshold of the highest F1 on the other folds; 0.5 where they have one class only.
 
     Args:
         labels: `[S, G]` 0 / 1.
         p: `[S, G]` without NaN.
         fold: `[S]`.
+        known: bool `[S, G]`, False where p was filled in; such a cell is decided on, but chooses nothing: what it was
+            filled with has seen the labels of the fold that the threshold is for. None where all are known.
     """
     value, source, at = {}, "other folds", np.empty(len(fold))
     for k, own, others in each_fold(fold):
-        y = labels[others].ravel()
+        y, q = labels[others].ravel(), p[others].ravel()
+        if known is not None:
+            y, q = y[known[others].ravel()], q[known[others].ravel()]
         value[k] = 0.5
         if y.any() and not y.all():
-            value[k] = metrics.best_f1_threshold(y, p[others].ravel())[0]
+            value[k] = metrics.best_f1_threshold(y, q)[0]
         else:
             source = "default"
         at[own] = value[k]

@@ -34,6 +34,7 @@ LIMITS = (
     "A pooled AUC compares scores of different folds' models; 'within folds' is the mean of each fold's own AUC.",
     "Intervals resample the studies of this comparison. They leave out what another training seed, scanner or hospital "
     "would change.",
+    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
     "Conformal sets are calibrated on the scores of other folds' models, so their guarantee holds as far as the folds' "
     "models are alike; the coverage measured is what counts.",
     "Many tests are made at once: a difference is called one where p, adjusted by Holm, is below 0.05.",

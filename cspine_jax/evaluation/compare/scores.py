@@ -45,7 +45,13 @@ class Scored:
 
 
 def score(
-    labels: np.ndarray, p: np.ndarray, fold: np.ndarray, drawn: np.ndarray, calibrated: np.ndarray, bins: int = 10
+    labels: np.ndarray,
+    p: np.ndarray,
+    fold: np.ndarray,
+    drawn: np.ndarray,
+    calibrated: np.ndarray,
+    bins: int = 10,
+    known: np.ndarray | None = None,
 ) -> Scored:
     """Scores a table.
 
@@ -56,6 +62,7 @@ def score(
         drawn: `[1 + R, S]` study weights of `resample.weights`.
         calibrated: `[S, 8]` p after calibration on the other folds, without NaN.
         bins: of the calibration error.
+        known: bool `[S, 8]`, False where p was filled in; thresholds are chosen without such cells.
     """
     sampled: Sampled = {}
     tables = {
@@ -68,7 +75,9 @@ def score(
             sampled[f"{name}_{kind}"] = np.asarray(metrics.rsna_log_loss(labels, table, kind, weights=drawn))
     chosen = {}
     for group, columns in GROUPS.items():
-        chosen[group] = thresholds(labels[:, columns], p[:, columns], fold)
+        chosen[group] = thresholds(
+            labels[:, columns], p[:, columns], fold, None if known is None else known[:, columns]
+        )
         found = _group(labels[:, columns], p[:, columns], fold, chosen[group].yes, drawn, bins)
         sampled |= {f"{group}_{name}": values for name, values in found.items()}
     auc, low, high = metrics.delong_interval(labels[:, 0], p[:, 0])
@@ -155,13 +164,20 @@ def difference(labels: np.ndarray, a: Scored, b: Scored, name: str) -> dict[str,
     gap = a.sampled[name] - b.sampled[name]
     found = estimate(gap)
     if name == "patient_auc":
-        tested, p = "DeLong, paired", metrics.delong_test(labels[:, 0], a.p[:, 0], b.p[:, 0]).p_value
+        tested, p = "DeLong, paired", _delong_p(labels[:, 0], a.p[:, 0], b.p[:, 0])
     else:
         tested, p = "paired bootstrap of studies", _bootstrap_p(gap)
     ahead = None
     if found["value"]:
         ahead = "a" if (found["value"] < 0) == name.startswith(LOWER_IS_BETTER) else "b"
     return {"figure": name, "difference": found, "p": _known(p), "test": tested, "ahead": ahead}
+
+
+def _delong_p(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """NaN where two AUCs differ without any variance: one that is perfect and one of a constant, of however few."""
+    test = metrics.delong_test(labels, a, b)
+    gap = abs(test.auc_a - test.auc_b)
+    return float("nan") if gap and not gap > 1e-12 * abs(test.z) else test.p_value
 
 
 def _bootstrap_p(gap: np.ndarray) -> float:

@@ -1,0 +1,137 @@
+"""Sequences of slices to model input: window, augmentation and mask channel, on the device.
+
+All slices of a sequence move together, as the channels of one stack do (`augment`): they are neighbours in one neck,
+and one set of sampling positions then serves them all. The mask moves along and is read at the nearest pixel, so that a
+mask of 0 and 1 stays one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cspine_jax.augment import (
+    AIR_HU,
+    blur,
+    centre,
+    change_tone,
+    cropped,
+    hashed_noise,
+    moves,
+    resample,
+    resample_nearest,
+    sampling_positions,
+    window,
+)
+from cspine_jax.config import AugmentConfig
+from cspine_jax.denoise import denoise
+
+
+def prepare_sequence(
+    image: jax.Array,
+    mask: jax.Array | None,
+    there: jax.Array,
+    key: jax.Array | None,
+    config: AugmentConfig,
+    train: bool,
+    *,
+    mask_scale: float = 1.0,
+) -> jax.Array:
+    """Raw sequences to model input.
+
+    Args:
+        image: int16 [B, T, H, W, K] HU, K neighbouring slices at each of T positions.
+        mask: uint8 [B, T, H, W], labels of the middle slices, or None for no mask channel.
+        there: bool [B, T], False on padding.
+        key: random key; read only when `train`.
+        config: window and strengths.
+        train: False windows and crops only.
+        mask_scale: what a label of 1 becomes.
+
+    Returns:
+        float32 [B, T, H', W', K (+ 1)], windowed, the mask (its label values, scaled) as last channel; zeros on
+        padding.
+    """
+    B, T, height, width, K = image.shape
+    x = jnp.transpose(image, (0, 2, 3, 1, 4)).reshape(B, height, width, T * K)
+    x = denoise(window(x, config), config)
+    labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
+    H, W = (cropped(n, config.crop) for n in (height, width))
+    if train:
+        if key is None:
+            raise ValueError("prepare_sequence(train=True) needs a key")
+        place, tone, grain = jax.random.split(key, 3)
+        if moves(config):
+            air = window(jnp.full((), AIR_HU), config)
+            row, column = (centre(p, H, W) for p in sampling_positions(place, (B, height, width), config))
+            x = resample(x, row, column, fill=air)
+            labels = None if labels is None else resample_nearest(labels, row, column)
+        x = change_tone(blur(centre(x, H, W), tone, config.blur), tone, config)
+        if config.noise:
+            x = x + config.noise * hashed_noise(grain, x.shape)
+    x = centre(x, H, W).reshape(B, H, W, T, K)
+    if labels is not None:
+        x = jnp.concatenate([x, mask_scale * centre(labels, H, W)[..., None].astype(x.dtype)], axis=-1)
+    x = jnp.transpose(x, (0, 3, 1, 2, 4))
+    if train and key is not None:
+        x = cut_out(x, jax.random.fold_in(key, 3), config.cutout)
+        x = shuffle_slices(x, there, _order(key), config.slice_shuffle)
+    return jnp.where(there[:, :, None, None, None], x, 0.0)
+
+
+def follow_slices(targets: jax.Array, there: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
+    """Targets of slices [B, T], in the order in which `prepare_sequence` with the same `key` puts them to train."""
+    return shuffle_slices(targets, there, _order(key), config.slice_shuffle)
+
+
+def _order(key: jax.Array) -> jax.Array:
+    return jax.random.fold_in(key, 4)
+
+
+def cut_out(x: jax.Array, key: jax.Array, largest: float) -> jax.Array:
+    """Blanks a box in half of the sequences, the same in all slices and channels (T. DeVries and G. Taylor 2017).
+
+    Args:
+        x: [B, T, H, W, C].
+        key: random key.
+        largest: of the box's sides, each drawn uniformly up to it, as a share of the image's; 0 returns `x`.
+
+    Returns:
+        Same shape; 0 in the box, whose centre is anywhere in the image.
+    """
+    if not largest:
+        return x
+    B, _, H, W, _ = x.shape
+    draw = jax.random.uniform(key, (5, B))
+    blank = draw[4] < 0.5
+    rows, columns = (
+        jnp.abs((jnp.arange(n) + 0.5)[None] / n - draw[axis][:, None]) < 0.5 * largest * draw[2 + axis][:, None]
+        for axis, n in enumerate((H, W))
+    )
+    inside = rows[:, :, None] & columns[:, None, :] & blank[:, None, None]
+    return jnp.where(inside[:, None, :, :, None], 0.0, x)
+
+
+def shuffle_slices(x: jax.Array, there: jax.Array, key: jax.Array, share: float) -> jax.Array:
+    """Puts the slices of some sequences in random order; padding stays where it is.
+
+    Args:
+        x: [B, T, ...].
+        there: bool [B, T], False on padding.
+        key: random key.
+        share: of sequences; 0 returns `x`.
+
+    Returns:
+        Same shape.
+    """
+    if not share:
+        return x
+    B, T = there.shape
+    shuffled, chosen = jax.random.split(key)
+    own = jnp.broadcast_to(jnp.arange(T, dtype=jnp.float32)[None], (B, T))
+    # the slices that are there, in their order and in a random one; the k-th of the first is replaced by the second's
+    ordered = jnp.argsort(jnp.where(there, own, T + own), axis=1)
+    drawn = jnp.argsort(jnp.where(there, jax.random.uniform(shuffled, (B, T)), T + own), axis=1)
+    source = jnp.zeros((B, T), jnp.int32)
+    source = jax.vmap(lambda row, at, value: row.at[at].set(value))(source, ordered, drawn.astype(jnp.int32))
+    chosen = jax.random.uniform(chosen, (B, 1)) < share
+    source = jnp.where(chosen, source, jnp.arange(T, dtype=jnp.int32)[None])
+    return jax.vmap(lambda row, at: row[at])(x, source)

@@ -1,0 +1,61 @@
+"""An experiment: all groups together, and what one says of another."""
+
+import dataclasses
+
+from cspine_jax.config.augment import AugmentConfig
+from cspine_jax.config.data import CropsConfig, DataConfig
+from cspine_jax.config.models import ModelConfig, VolumeConfig
+from cspine_jax.config.study import ON_BACKBONE, ON_CROPS, ON_SLICES, StudyConfig
+from cspine_jax.config.training import EvalConfig, LossConfig, OptimConfig, TrainConfig
+from cspine_jax.errors import ConfigError
+
+TASKS = ("fracture", "vertebra", "segment2d", "spine", "refine", "crops", "study")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment.
+
+    `task`: "fracture" and "vertebra" are document B's slice models, "segment2d" segments slices, "spine" and "refine"
+    are the coarse and the fine 3D segmentation; "crops" are models of vertebra crops, "study" of whole studies.
+    """
+
+    name: str = "experiment"
+    task: str = "fracture"
+    seed: int = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    volume: VolumeConfig = dataclasses.field(default_factory=VolumeConfig)
+    crops: CropsConfig = dataclasses.field(default_factory=CropsConfig)
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ConfigError(f"task={self.task!r}: must be one of {', '.join(TASKS)}")
+        if self.task == "vertebra" and self.model.type == 3:
+            raise ConfigError("model.type=3: vertebra detection has Types 1 (image) and 2 (image + metadata)")
+        for task, models in (("crops", ON_CROPS), ("study", ON_SLICES)):
+            if self.task == task and self.study.model not in models:
+                raise ConfigError(f"study.model={self.study.model!r}: task {task!r} has {', '.join(models)}")
+        if self.model.pretrained:
+            self._check_pretrained()
+
+    def _check_pretrained(self) -> None:
+        """Published weights need a backbone to be of."""
+        given = f"model.pretrained={self.model.pretrained!r}"
+        if self.train.init_from:
+            raise ConfigError(f"{given}: and train.init_from={self.train.init_from!r}; a run starts from one of them")
+        network = ""
+        if self.task == "segment2d" and self.model.network == "unet2d":
+            network = "network 'unet2d'"
+        elif self.task in ("crops", "study") and self.study.model not in ON_BACKBONE:
+            network = f"study.model {self.study.model!r}"
+        elif self.task in ("spine", "refine"):
+            network = f"task {self.task!r}"
+        if network:
+            raise ConfigError(f"{given}: {network} has no backbone; leave model.pretrained empty")

@@ -1,0 +1,102 @@
+"""The study-level models: what they see of a study, and how large they are."""
+
+import dataclasses
+
+from cspine_jax.config.checks import at_least, between, one_of
+from cspine_jax.errors import ConfigError
+
+ON_VERTEBRAE = ("gold", "silver", "bronze")
+"""Models of one vertebra: an example is one crop of `CropsConfig`."""
+
+ON_LEVELS = ("gold_patient", "levels")
+"""Models of a patient's seven vertebrae: an example is all crops of a study."""
+
+ON_LABELLED_SLICES = (*ON_VERTEBRAE, "gold_patient")
+"""Models whose loss is of each slice of a crop."""
+
+ON_SLICES = ("classifier", "vit3d", "cnn3d")
+"""Models of a whole study, or of clips of it: an example is a sequence of slices."""
+
+ON_CROPS = (*ON_VERTEBRAE, *ON_LEVELS)
+ON_BACKBONE = (*ON_CROPS, "classifier")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Models of whole vertebrae and whole studies (tasks "crops" and "study").
+
+    `model`: of vertebra crops "gold" (CNN + LSTM, the winners' Type 1), "silver" (CNN + transformer), "bronze" (CNN
+    alone), "gold_patient" (the winners' Type 2) and "levels" (transformer over the levels); of slices "classifier"
+    (document A), "vit3d" (document C) and "cnn3d".
+
+    What models of slices see of a study: `slices` of them, evenly spaced from its first to its last; or with `every`
+    = n > 0 each n-th from the first on (2 are document C's odd slices), at most `max_slices` of them (thinned evenly; 0
+    for no limit), shorter studies padded. Each has `data.depth` neighbouring slices as channels and, `with_mask`, the
+    vertebra mask of its own (C1..C7 as 1/7..1; studies without a mask are then left out).
+
+    `clip_depth` > 0 shows clips instead (the fourth team's): so many slices, `every`-th ones, of `clip_size` pixels
+    (0: the whole slice), about one vertebra. The label of a level with less than `clip_visible` of its vertebra inside
+    is "unknown" or "negative" (`clip_labels`).
+
+    `slice_labels` of gold, silver and bronze: "copy" gives each slice its vertebra's label, as the winners did; "box"
+    makes those slices of a fractured vertebra positive on which a fracture box shows it (all of them where none does).
+
+    `fractured_fraction` > 0 draws that share of every training batch from fractured vertebrae (models of vertebrae,
+    clips) or patients. `chunk` slices pass through the backbone at a time (0: all), `remat` computes blocks again in
+    the backward pass; both save memory.
+
+    `hidden` and `layers` are of the LSTM; `features`, `heads` and `depth` of the transformer; `tubelet_depth` x
+    `tubelet` x `tubelet` voxels make a token of "vit3d"; `width` features at the finest of `stages` stages of "cnn3d",
+    doubling from one to the next, each of `blocks` residual blocks, `factorised` into (2+1)D or not, on voxels folded
+    `stem` x `stem` in the plane.
+    """
+
+    model: str = "gold"
+    slices: int = 64
+    every: int = 0
+    max_slices: int = 0
+    with_mask: bool = False
+    clip_depth: int = 0
+    clip_size: int = 0
+    clip_visible: float = 0.3
+    clip_labels: str = "unknown"
+    slice_labels: str = "copy"
+    fractured_fraction: float = 0.0
+    chunk: int = 0
+    remat: bool = False
+    hidden: int = 256
+    layers: int = 2
+    features: int = 256
+    heads: int = 4
+    depth: int = 2
+    tubelet_depth: int = 3
+    tubelet: int = 16
+    width: int = 32
+    stages: int = 4
+    blocks: int = 1
+    factorised: bool = False
+    stem: int = 4
+
+    def __post_init__(self):
+        one_of(self, "model", (*ON_CROPS, *ON_SLICES))
+        for name in ("slices", "hidden", "layers", "features", "heads", "depth", "tubelet_depth", "tubelet"):
+            at_least(self, name, 1)
+        for name in ("width", "stages", "stem"):
+            at_least(self, name, 1)
+        for name in ("every", "max_slices", "clip_depth", "clip_size", "chunk", "blocks"):
+            at_least(self, name, 0)
+        between(self, "clip_visible", 0.0, 1.0)
+        one_of(self, "clip_labels", ("unknown", "negative"))
+        one_of(self, "slice_labels", ("copy", "box"))
+        between(self, "fractured_fraction", 0.0, 0.99)
+        if self.features % self.heads:
+            raise ConfigError(f"study.features={self.features}: must be a multiple of study.heads={self.heads}")
+        if self.slice_labels != "copy" and self.model not in ON_LABELLED_SLICES:
+            raise ConfigError(
+                f"study.slice_labels={self.slice_labels!r}: slices of {self.model!r} have no labels; this is for "
+                f"{', '.join(ON_LABELLED_SLICES)}"
+            )
+        if self.clip_depth and self.model not in ON_SLICES:
+            raise ConfigError(
+                f"study.clip_depth={self.clip_depth}: clips are for {', '.join(ON_SLICES)}, not {self.model!r}"
+            )

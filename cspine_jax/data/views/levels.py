@@ -1,0 +1,73 @@
+"""The seven vertebrae of a patient as one example: what gold's Type 2 and the level transformer learn from."""
+
+import numpy as np
+
+from cspine_jax.data.batches import Batch
+from cspine_jax.data.crops import CropTable
+from cspine_jax.data.views.slice_labels import slice_labels
+
+AIR_HU = -1000
+
+
+class LevelsView:
+    """All crops of a study; items are study numbers of a `CropTable`. `labels` as in `VertebraView`."""
+
+    shows = "a fractured patient"
+
+    def __init__(self, table: CropTable, labels: str = "copy"):
+        self.table, self.labels = table, labels
+
+    def items(self, studies: np.ndarray, train: bool) -> np.ndarray:
+        """The studies; in training those with labels."""
+        studies = np.asarray(studies, np.int64)
+        return studies[self.table.has_labels[studies]] if train else studies
+
+    def positive(self, items: np.ndarray) -> np.ndarray:
+        """Fractured patients."""
+        return self.table.labels[items, 0] > 0
+
+    def read(self, items: np.ndarray, valid: np.ndarray, jitter: np.ndarray | None = None) -> Batch:
+        """A batch.
+
+        A label is known where the study has labels and a crop of that vertebra. The patient's is not where all
+        fractured vertebrae are without a crop: what is not in the picture cannot be learnt from it.
+
+        Returns:
+            `image` int16 [B, 7, P, H, W, K] HU, `mask` uint8 [B, 7, P, H, W] 0/1 (air and zeros where there is no
+            crop), `there` bool [B, 7], `targets` and `targets_known` float32 [B, 8], `slice_targets` float32
+            [B, 7, P] (zeros where there is no crop, known where the vertebra's label is), `study` int32 [B], `valid`
+            bool [B].
+        """
+        del jitter  # crops are cut already
+        table, rows = self.table, self.table.record[items]
+        there = rows >= 0
+        pixels, inside = table.read(rows[there])
+        image = np.full((*rows.shape, *pixels.shape[1:]), AIR_HU, np.int16)
+        mask = np.zeros((*rows.shape, *inside.shape[1:]), np.uint8)
+        image[there], mask[there] = pixels, inside
+        slices = np.zeros(mask.shape[:3], np.float32)
+        slices[there] = slice_labels(table, rows[there], self.labels)
+        labels = table.labels[items].astype(np.float32)
+        return {
+            "image": image,
+            "mask": mask,
+            "there": there,
+            "targets": labels,
+            "slice_targets": slices,
+            "targets_known": known_targets(labels, there, table.has_labels[items]),
+            "study": np.asarray(items, np.int32),
+            "valid": valid,
+        }
+
+
+def known_targets(labels: np.ndarray, there: np.ndarray, has_labels: np.ndarray) -> np.ndarray:
+    """Which of the eight targets can be learnt: float32 [B, 8].
+
+    Args:
+        labels: [B, 8].
+        there: bool [B, 7], vertebrae in the picture.
+        has_labels: bool [B].
+    """
+    shown = ((labels[:, 1:] > 0) & there).any(1)
+    patient = there.any(1) & ((labels[:, 0] == 0) | shown)
+    return (np.concatenate([patient[:, None], there], axis=1) & has_labels[:, None]).astype(np.float32)

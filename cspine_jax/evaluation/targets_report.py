@@ -1,0 +1,166 @@
+"""`report.html` of a model that answers for whole studies."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cspine_jax.anatomy import TARGETS
+from cspine_jax.evaluation import curves, tables
+from cspine_jax.evaluation.page import (
+    estimate_cell,
+    facts_list,
+    figure,
+    header,
+    plain_table,
+    section,
+    short,
+    training,
+    write_page,
+)
+from cspine_jax.evaluation.pictures import Chart
+from cspine_jax.metrics import reliability_curve
+from cspine_jax.metrics.scorecard import POOLED
+
+LIMITS = (
+    "Research only. Not a medical device, and not for any decision about a patient.",
+    "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
+    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
+)
+PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
+
+_FIGURES = {
+    "auc": "AUC",
+    "average_precision": "AP",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "brier": "Brier",
+    "ece": "ECE",
+}
+
+
+def write_targets_report(
+    path: Path,
+    metrics: Mapping[str, Any],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    history: Sequence[Mapping[str, Any]],
+    bins: int,
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: file to write.
+        metrics: what `targets.evaluate_targets` returns.
+        labels: `[S, 8]` of the test studies, NaN where unknown.
+        probabilities: `[S, 8]`, NaN where not visible.
+        history: lines of `metrics.jsonl`.
+        bins: of the reliability diagram.
+        facts: printed as they are.
+    """
+    counts = metrics["counts"]["test"]
+    what = (
+        f"Figures of {counts['studies']} test studies ({counts['patients_fractured']} fractured, "
+        f"{counts['vertebrae_fractured']} vertebrae), none of them trained on. Thresholds come from the validation "
+        f"studies. Intervals: {metrics['interval']}."
+    )
+    limits = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS
+    parts = [
+        header(metrics["title"], what, metrics["phantom"]),
+        section("Results", _results(metrics)),
+        section("Discrimination and calibration", _curves(metrics, labels, probabilities, bins)),
+        section("Not visible", _not_visible(metrics)),
+        section("Training", training(history)),
+        section("Data and model", _facts(metrics, facts)),
+        section("Limits", f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in limits)}</ul>"),
+    ]
+    write_page(path, metrics["title"], parts)
+
+
+def _results(metrics: Mapping[str, Any]) -> str:
+    rows = []
+    for name in (TARGETS[0], POOLED, *TARGETS[1:]):
+        row = metrics["targets"][name]
+        remark = f"{row['positives']} of {row['examples']} positive; called at p &ge; {row['threshold']:.3f}"
+        cells = "".join(f"<td>{estimate_cell(row[key])}</td>" for key in _FIGURES)
+        rows.append(f'<tr><td><b>{escape(name)}</b><br><span class="soft">{remark}</span></td>{cells}</tr>')
+    head = "".join(f"<th>{title}</th>" for title in _FIGURES.values())
+    losses = "".join(
+        f"<tr><td><b>{escape(name)}</b></td>{''.join(f'<td>{estimate_cell(row[kind])}</td>' for kind in 'ABC')}</tr>"
+        for name, row in metrics["rsna_log_loss"].items()
+    )
+    return (
+        f'<div class="scroll"><table class="wide"><thead><tr><th>{escape(metrics["data"])}</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        "<h3 style='margin-top:1rem'>RSNA weighted log loss (lower is better)</h3>"
+        '<div class="scroll"><table class="wide small"><thead><tr><th>of</th><th>A, a study</th><th>B, over all</th>'
+        f"<th>C, a column</th></tr></thead><tbody>{losses}</tbody></table></div>"
+        "<p class='soft'>As given: clinical p. Score-optimal: 2p/(1+p), what the metric rewards, which is not a "
+        "probability of fracture. What is not visible is scored with the prevalence of the validation studies.</p>"
+    )
+
+
+def _curves(metrics: Mapping[str, Any], labels: np.ndarray, probabilities: np.ndarray, bins: int) -> str:
+    roc = Chart((0, 1), (0, 1), "1 - specificity", "sensitivity", "ROC curves")
+    pr = Chart((0, 1), (0, 1), "recall", "precision", "Precision-recall curves")
+    fit = Chart((0, 1), (0, 1), "predicted probability p", "observed frequency", "Reliability diagram")
+    roc.line([0, 1], [0, 1], "ref")
+    fit.line([0, 1], [0, 1], "ref")
+    keys: dict[str, list[tuple[str, str]]] = {"roc": [], "pr": [], "fit": []}
+    for i, (name, key, part) in enumerate((("vertebra", POOLED, slice(1, None)), ("patient", TARGETS[0], slice(0, 1)))):
+        y, p, style = labels[:, part].ravel(), probabilities[:, part].ravel(), f"s{i}"
+        use = ~np.isnan(y) & ~np.isnan(p)
+        truth, score = y[use] > 0.5, p[use]
+        points = curves.roc_pr(truth, score)
+        if points is None:
+            for each in ("roc", "pr"):
+                keys[each].append((style, f"{name}: one class only, no curve"))
+        else:
+            roc.line(*points.roc, style)
+            pr.line(*points.pr, style)
+            pr.line([0, 1], [points.prevalence] * 2, f"{style} thin")
+            value, interval = tables.value_text(metrics["targets"][key]["auc"])
+            keys["roc"].append((style, f"{name} AUC {value} {interval}"))
+            keys["pr"].append((style, f"{name} AP {points.average_precision:.3f} (chance {points.prevalence:.3f})"))
+        if len(truth):
+            at, observed, count = reliability_curve(truth, score, bins)
+            filled = count > 0
+            fit.line(at[filled], observed[filled], style)
+            radius = 2 + 6 * np.sqrt(count[filled] / count.max())
+            tips = [f"{name}: {n} at p = {x:.2f}" for n, x in zip(count[filled], at[filled], strict=True)]
+            fit.dots(at[filled], observed[filled], radius, style, tips)
+            keys["fit"].append((style, f"{name} ECE {tables.value_text(metrics['targets'][key]['ece'])[0]}"))
+    figures = [
+        figure("ROC", roc, keys["roc"], "Dashed: chance."),
+        figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
+        figure("Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."),
+    ]
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _not_visible(metrics: Mapping[str, Any]) -> str:
+    html = ""
+    missing = metrics["not_visible"]["test"]
+    if missing:
+        items = "".join(f"<li>{escape(short(uid))}: {', '.join(levels)}</li>" for uid, levels in missing.items())
+        html += f"<p class='soft'>Test studies, levels without a probability:</p><ul class='plain soft'>{items}</ul>"
+    for reason, uids in metrics["left_out"].items():
+        html += f"<p class='soft'>{len(uids)} studies: {escape(reason)} (named in metrics.json).</p>"
+    return html
+
+
+def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    names = list(metrics["counts"])
+    counts = [
+        [key.replace("_", " "), *(str(metrics["counts"][name][key]) for name in names)]
+        for key in metrics["counts"]["test"]
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
+    shown = {**facts, "evaluated with": versions}
+    return f'<div class="grid facts"><div>{facts_list(shown)}</div>{plain_table(["part", *names], counts)}</div>'

@@ -1,0 +1,220 @@
+"""What the kinds of study-level task share: the list of studies, and evaluation and prediction of the eight targets."""
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from cspine_jax.anatomy import TARGETS
+from cspine_jax.data.loader import EvalBatches
+from cspine_jax.data.views import View, ordered_batches, shuffled_batches
+from cspine_jax.errors import DataError
+from cspine_jax.evaluation.targets import TargetTable, evaluate_targets, write_targets
+from cspine_jax.inference.calibration import unweighted
+from cspine_jax.kinds.kind import Kind, Trained, shard
+from cspine_jax.metrics.scorecard import format_scorecard, scorecard
+from cspine_jax.training.study_task import StudyLevelTask
+from cspine_jax.training.task import Loaders
+from cspine_jax.training.workdir import say
+from cspine_jax.training.writer import read_lines
+
+NETWORK = (
+    "task",
+    "model.backbone",
+    "augment.window_",
+    "augment.crop",
+    "augment.denoise",
+    "augment.background_hu",
+    *(
+        f"study.{name}"
+        for name in (
+            *("model", "slices", "every", "max_slices", "with_mask", "clip_depth", "clip_size"),
+            *("hidden", "layers", "features", "heads", "depth", "tubelet", "width", "stages", "blocks", "factorised"),
+            "stem",
+        )
+    ),
+    "loss.positive_weight",
+)
+"""Fields that a trained study-level model cannot be used without keeping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Roster:
+    """The studies that a model is asked about.
+
+    Attributes:
+        path: where their records are.
+        uids: str [S].
+        labels: uint8 [S, 8]; meaningless where `has_labels` is False.
+        has_labels: bool [S].
+        folds: int32 [S], -1 without labels.
+        row: int64 [S], the study's number in the table of records; -1 where it has no record at all.
+        left_out: reason -> StudyInstanceUIDs of studies that are not among them.
+    """
+
+    path: Path
+    uids: np.ndarray
+    labels: np.ndarray
+    has_labels: np.ndarray
+    folds: np.ndarray
+    row: np.ndarray
+    left_out: dict[str, list[str]]
+
+
+class OnTargets(Kind):
+    """A task whose answers are the eight targets of each study."""
+
+    task: StudyLevelTask
+    of_the_model: ClassVar[tuple[str, ...]] = NETWORK
+
+    @property
+    @abc.abstractmethod
+    def roster(self) -> Roster:
+        """The studies."""
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> dict[str, np.ndarray]:
+        """Positions in the roster of "train", "validation" and "test"."""
+
+    @property
+    @abc.abstractmethod
+    def view(self) -> View:
+        """The examples."""
+
+    @property
+    @abc.abstractmethod
+    def phantom(self) -> bool:
+        """The data are synthetic."""
+
+    @abc.abstractmethod
+    def network(self) -> str:
+        """The model and what it sees, in a few words."""
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Study numbers in the table of those of some studies that have a record."""
+        rows = self.roster.row[positions]
+        return rows[rows >= 0]
+
+    def prepare(self) -> None:
+        """Finds or makes the data.
+
+        Raises:
+            DataError: a part has nothing to show.
+        """
+        for part, positions in self.parts.items():
+            if not self.view.items(self.rows(positions), part == "train").size:
+                raise DataError(
+                    f"{self.roster.path}: none of {len(positions)} {part} studies has anything to show; use more "
+                    "studies or another data.fold"
+                )
+
+    def loaders(self) -> Loaders:
+        """Shuffled examples of the training studies; all those of the validation studies."""
+        config, train = self.config, self.rows(self.parts["train"])
+        fraction = config.study.fractured_fraction
+        return Loaders(
+            train=lambda: shuffled_batches(self.view, train, config.data, config.seed, fraction=fraction, **shard()),
+            train_examples=len(self.view.items(train, True)),
+            validation=lambda: self.in_order(self.parts["validation"]),
+        )
+
+    def in_order(self, positions: np.ndarray) -> EvalBatches:
+        """Batches of all examples of some studies, once each."""
+        return ordered_batches(self.view, self.rows(positions), self.config.data, **shard())
+
+    def about(self, loaders: Loaders) -> str:
+        """Studies of each part, and examples."""
+        return f"{self._counts()} studies; {loaders.train_examples} training examples"
+
+    def _counts(self) -> str:
+        return ", ".join(f"{len(positions)} {part}" for part, positions in self.parts.items())
+
+    def targets(self, model: Trained, positions: np.ndarray) -> np.ndarray:
+        """Clinical probabilities of some studies: float64 [n, 8], NaN where not visible."""
+        found = model.run(self.in_order(positions))
+        table = np.full((len(positions), len(TARGETS)), np.nan)
+        if not found:
+            return table
+        weight = self.task.positive_weight
+        found = {name: unweighted(x, weight) if name.endswith("_prob") else x for name, x in found.items()}
+        studies, p = self.task.study_targets(found)
+        place = np.full(int(self.roster.row.max()) + 1, -1)
+        rows = self.roster.row[positions]
+        place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        table[place[studies]] = p
+        return table
+
+    def evaluate(self, model: Trained) -> dict[str, Any]:
+        """Validation chooses thresholds, test gives the figures.
+
+        Writes `W/evaluation/{predictions.csv,validation.csv,score_optimal.csv,metrics.json,report.html}`.
+        """
+        config, roster = self.config, self.roster
+        tables = {
+            part: TargetTable(
+                uids=[str(uid) for uid in roster.uids[self.parts[part]]],
+                labels=roster.labels[self.parts[part]].astype(np.float64),
+                probabilities=self.targets(model, self.parts[part]),
+            )
+            for part in ("validation", "test")
+        }
+        out = model.workdir / "evaluation"
+        metrics = evaluate_targets(
+            tables,
+            config.eval,
+            out,
+            phantom=self.phantom,
+            history=read_lines(model.workdir / "metrics.jsonl"),
+            facts={
+                "experiment": config.name,
+                "records": str(roster.path),
+                "studies": self._counts(),
+                "model": self.network(),
+                "seed": str(config.seed),
+                **model.facts,
+            },
+            left_out=roster.left_out,
+            title=config.name,
+        )
+        self._print(tables["test"], metrics)
+        say(f"report: {out / 'report.html'}")
+        return metrics
+
+    def _print(self, test: TargetTable, metrics: dict[str, Any]) -> None:
+        prevalence = np.array([metrics["prevalence"][name] for name in TARGETS])
+        card = scorecard(
+            test.labels, test.probabilities, thresholds=metrics["thresholds"], fill=prevalence, resamples=0
+        )
+        say(f"\n{format_scorecard(card)}\n")
+        say(f"test: {len(test.uids)} studies ({metrics['data']}); intervals are in metrics.json and report.html")
+        hidden = test.not_visible
+        if hidden:
+            missing = sum(map(len, hidden.values()))
+            say(f"{missing} vertebrae in {len(hidden)} test studies not visible: empty in predictions.csv")
+        for reason, uids in self.roster.left_out.items():
+            say(f"{len(uids)} studies left out: {reason}")
+        if self.phantom:
+            say("Phantom (synthetic) studies: these figures say nothing of clinical accuracy.")
+
+    def predict(self, model: Trained) -> Path:
+        """Predicts every study.
+
+        Returns:
+            `W/predictions/predictions.csv`: StudyInstanceUID, part ("train", "validation", "test" or "none"),
+            patient_overall, C1..C7; clinical probabilities, empty where a level is not visible.
+        """
+        roster = self.roster
+        names = np.full(len(roster.uids), "none", dtype=object)
+        for part, positions in self.parts.items():
+            names[positions] = part
+        table = self.targets(model, np.arange(len(roster.uids)))
+        out = model.workdir / "predictions" / "predictions.csv"
+        if jax.process_index() == 0:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_targets(out, [str(uid) for uid in roster.uids], table, names)
+        say(f"predictions: {out}")
+        return out

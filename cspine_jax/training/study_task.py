@@ -1,0 +1,180 @@
+"""Models of whole studies as a task: slices or clips in, eight targets out; and what all study-level tasks share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.augment import mixup
+from cspine_jax.augment_sequence import prepare_sequence
+from cspine_jax.config import Config
+from cspine_jax.losses import rsna_loss
+from cspine_jax.metrics import roc_auc
+from cspine_jax.models.published import load_pretrained
+from cspine_jax.training.study_models import build_model, channels
+from cspine_jax.training.task import Batch, Parts
+
+RSNA_POSITIVE_WEIGHT = 2.0
+"""Of both kinds of target in `losses.rsna_loss`."""
+
+Judged = tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]
+"""Loss sum, weight, parts and probabilities of a batch."""
+
+
+class StudyLevelTask:
+    """A network on sequences. Sub-classes say what it sees (`_see`) and how it is judged (`_judge`).
+
+    Methods as in `task.Task`; batches as a view of `data.views` makes them. The network runs in bfloat16 where
+    `config.train.bf16` says so; parameters, statistics, heads, loss and probabilities stay float32.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._dtype = jnp.bfloat16 if config.train.bf16 else None
+        # split once: the graph is static, training only sees the pytrees of arrays
+        self._graph, _ = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
+
+    def _build(self, key: jax.Array) -> nnx.Module:
+        return build_model(self._config, dtype=self._dtype, rngs=nnx.Rngs(key))
+
+    @property
+    def positive_weight(self) -> float:
+        """What a positive weighs in the loss against a negative."""
+        raise NotImplementedError
+
+    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
+        """What the network is shown."""
+        raise NotImplementedError
+
+    def _follow(self, batch: Batch, key: jax.Array) -> Batch:
+        """Entries of the batch that change with what `_see` shows in training."""
+        return {}
+
+    def _there(self, batch: Batch) -> jax.Array | None:
+        """The network's mask."""
+        raise NotImplementedError
+
+    def _judge(self, outputs: Any, batch: Batch) -> Judged:
+        """Loss and probabilities of the network's outputs."""
+        raise NotImplementedError
+
+    def study_targets(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The table of a pass (see `task.Task.metrics`), study by study.
+
+        Returns:
+            study numbers [S], ascending; probabilities of the eight targets float64 [S, 8], NaN where a level was not
+            in the picture.
+        """
+        raise NotImplementedError
+
+    def study_labels(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """As `study_targets`, the truth as far as the pass knows it; NaN where not."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """(params, batch statistics)."""
+        params, stats = nnx.split_state(nnx.state(self._build(key)), nnx.Param, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+    def pretrained(self) -> dict[tuple[Any, ...], np.ndarray]:
+        """Arrays of the published weights of the backbone, see `task.OnBackbone`."""
+        model = self._config.model
+        seen = channels(self._config)
+        arrays = load_pretrained(model.backbone, model.pretrained, in_channels=seen, unit_range=True)
+        return {("encoder", "backbone", *path): array for path, array in arrays.items()}
+
+    def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
+        """Training mode on an augmented batch."""
+        pictures, blend, units = jax.random.split(key, 3)
+        batch = {**batch, **self._follow(batch, pictures), "image": self._see(batch, pictures, True)}
+        batch = mixup(batch, blend, self._config.augment.mixup)
+        model: Any = nnx.merge(self._graph, params, stats)
+        outputs = model(batch["image"], self._there(batch), train=True, key=units)
+        _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
+        total, weight, parts, _ = self._judge(outputs, batch)
+        return total, weight, parts, nnx.to_pure_dict(stats)
+
+    def predict(
+        self, params: Any, stats: Any, batch: Batch
+    ) -> tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]:
+        """Probabilities, as the weighted loss makes them: see `inference.calibration.unweighted`."""
+        model: Any = nnx.merge(self._graph, params, stats)
+        outputs = model(self._see(batch, None, False), self._there(batch))
+        return self._judge(outputs, batch)
+
+    def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
+        """AUC over all vertebrae and over the patients; NaN where there is one class."""
+        _, p = self.study_targets(table)
+        _, y = self.study_labels(table)
+        known = ~np.isnan(y) & ~np.isnan(p)
+        figures = {}
+        for name, part in (("vertebra_auc", slice(1, None)), ("patient_auc", slice(0, 1))):
+            use = known[:, part]
+            figures[name] = float(roc_auc(y[:, part][use], p[:, part][use])) if use.any() else float("nan")
+        return figures
+
+
+class StudyTask(StudyLevelTask):
+    """The classifier, the 3D transformer and the 3D CNN, on studies or clips, under the competition's loss."""
+
+    @property
+    def positive_weight(self) -> float:
+        """See `StudyLevelTask`."""
+        return RSNA_POSITIVE_WEIGHT
+
+    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
+        return prepare_sequence(
+            batch["image"],
+            batch.get("mask"),
+            batch["there"],
+            key,
+            self._config.augment,
+            train,
+            mask_scale=1.0 / NUM_VERTEBRAE,
+        )
+
+    def _there(self, batch: Batch) -> jax.Array:
+        return batch["there"]
+
+    def _judge(self, outputs: jax.Array, batch: Batch) -> Judged:
+        return judge_targets(outputs, batch, self._config.loss.label_smoothing)
+
+    def study_targets(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """See `StudyLevelTask`. Clips: a level is the mean over those that show enough of it, weighed by how much.
+
+        Where none shows enough it is the one that shows most; the patient is the highest of its clips.
+        """
+        p = np.asarray(table["target_prob"], np.float64)
+        if "inside" not in table:
+            studies, first = np.unique(table["study"], return_index=True)
+            return studies, p[first]
+        studies, at = np.unique(table["study"], return_inverse=True)
+        inside = np.asarray(table["inside"], np.float64)
+        most = np.zeros((len(studies), NUM_VERTEBRAE))
+        np.maximum.at(most, at, inside)
+        weight = np.where(inside >= np.minimum(self._config.study.clip_visible, most[at]), inside, 0.0)
+        total, count = np.zeros_like(most), np.zeros_like(most)
+        np.add.at(total, at, weight * p[:, 1:])
+        np.add.at(count, at, weight)
+        patient = np.zeros(len(studies))
+        np.maximum.at(patient, at, p[:, 0])
+        levels = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return studies, np.concatenate([patient[:, None], levels], axis=1)
+
+    def study_labels(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """See `StudyLevelTask`."""
+        studies, at = np.unique(table["study"], return_inverse=True)
+        known = table["targets_known"] > 0
+        labels = np.full((len(studies), len(TARGETS)), -1.0)
+        np.maximum.at(labels, at, np.where(known, table["targets"], -1.0))
+        return studies, np.where(labels < 0, np.nan, labels)
+
+
+def judge_targets(logits: jax.Array, batch: Batch, label_smoothing: float) -> Judged:
+    """The competition's loss on eight logits [B, 8]; unknown targets and padded studies count nothing."""
+    known = batch["targets_known"] * batch["valid"].astype(jnp.float32)[:, None]
+    total, weight = rsna_loss(logits, batch["targets"], known, label_smoothing=label_smoothing)
+    return total, weight, {}, {"target_prob": jax.nn.sigmoid(logits)}

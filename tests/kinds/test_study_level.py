@@ -1,0 +1,127 @@
+"""Study-level recipes from a folder to a report: what is written, what is not visible, every recipe once."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cspine_jax.config import from_dict
+from cspine_jax.data.tables import read_tables
+from cspine_jax.experiment import Experiment
+from cspine_jax.kinds import kind_of
+from cspine_jax.metrics.target_table import read_targets
+from cspine_jax.recipes import load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ("gold_type1", "gold_type2", "silver", "bronze", "levels", "classifier", "vit3d", "cnn3d")
+
+
+@pytest.fixture(scope="module")
+def odd_folder(folder, tmp_path_factory):
+    """(the folder of 6 studies, uid of one whose mask shows no vertebra, uid of one without a mask)."""
+    path = tmp_path_factory.mktemp("odd") / "phantom"
+    shutil.copytree(folder, path)
+    masks = sorted(path.glob("segmentations/*.nii.gz"))
+    test = {entry.uid for entry in read_tables(path, 3).studies if entry.fold == 0}
+    blind = next(mask for mask in masks if mask.name.removesuffix(".nii.gz") in test)
+    image = nibabel.load(blind)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), blind)
+    uids = {entry.uid for entry in read_tables(path, 3).studies}
+    (bare,) = uids - {mask.name.removesuffix(".nii.gz") for mask in masks}
+    return path, blind.name.removesuffix(".nii.gz"), bare
+
+
+def shrunk(recipe, folder, root, **changes):
+    """The smoke variant on a folder, with the tiny backbone and without augmentations that take long to compile."""
+    values = load_recipe(str(ROOT / "configs" / f"{recipe}.py:smoke"))
+    small = {
+        "data": {"manual_dir": str(folder), "data_dir": str(root), "num_folds": 3, "workers": 1},
+        "model": {"backbone": "tiny"},
+        "augment": {"distortion": 0.0, "blur": 0.0, "mixup": 0.0},
+        "study": {"fractured_fraction": 0.0},
+    }
+    for name, value in (*small.items(), *changes.items()):
+        values[name] = {**values.get(name, {}), **value}
+    return from_dict(values)
+
+
+@pytest.fixture(scope="module")
+def gold(odd_folder, tmp_path_factory):
+    """(trained experiment, its metrics, its predictions)."""
+    config = shrunk("gold_type1", odd_folder[0], tmp_path_factory.mktemp("crops"))
+    experiment = Experiment(config, tmp_path_factory.mktemp("gold"))
+    experiment.train()
+    return experiment, experiment.evaluate(), experiment.predict()
+
+
+def test_gold_writes_its_files_and_names_what_is_not_visible(gold, odd_folder):
+    experiment, metrics, _ = gold
+    _, blind, bare = odd_folder
+    out = experiment.workdir / "evaluation"
+    for name in ("predictions.csv", "validation.csv", "score_optimal.csv", "metrics.json", "report.html"):
+        assert (out / name).stat().st_size > 0
+    assert json.loads((out / "metrics.json").read_text()) == metrics and metrics["phantom"]
+    uids, p = read_targets(out / "predictions.csv", allow_empty=True)
+    assert blind in uids and np.isnan(p[uids.index(blind)]).all()
+    assert metrics["not_visible"]["test"][blind] == [f"C{j}" for j in range(1, 8)]
+    assert [bare] in metrics["left_out"].values() and bare not in uids
+    others = [k for k, uid in enumerate(uids) if uid != blind]
+    assert not np.isnan(p[others]).any()
+    levels = p[others][:, 1:]
+    np.testing.assert_allclose(p[others][:, 0], 1 - np.prod(1 - levels, axis=1), rtol=1e-4)
+
+
+def test_gold_predicts_every_study_with_its_part(gold, odd_folder):
+    experiment, _, predictions = gold
+    with predictions.open() as file:
+        rows = list(csv.DictReader(file))
+    by_uid = {row["StudyInstanceUID"]: row for row in rows}
+    assert len(rows) == 5 and by_uid[odd_folder[1]]["part"] == "test" and by_uid[odd_folder[1]]["C1"] == ""
+    assert {row["part"] for row in rows} == {"train", "validation", "test"}
+    uids, p = read_targets(experiment.workdir / "evaluation" / "validation.csv")
+    for uid, row in zip(uids, p, strict=True):
+        assert by_uid[uid]["part"] == "validation"
+        np.testing.assert_allclose(float(by_uid[uid]["C3"]), row[3], rtol=1e-4)
+
+
+def test_the_classifier_answers_for_every_study(folder, tmp_path):
+    experiment = Experiment(shrunk("classifier", folder, tmp_path / "records"), tmp_path / "run")
+    experiment.train()
+    metrics = experiment.evaluate()
+    uids, p = read_targets(tmp_path / "run" / "evaluation" / "predictions.csv")
+    assert sorted(uids) == sorted(str(uid) for uid in experiment.kind.roster.uids[experiment.kind.parts["test"]])
+    assert metrics["left_out"] == {} and metrics["not_visible"]["test"] == {} and not np.isnan(p).any()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "vertebra_auc", "patient_auc"} <= set(*(line for line in lines if line["split"] == "validation"))
+
+
+def test_mask_channels_and_clips_need_masks(folder, tmp_path):
+    for change in ({"with_mask": True}, {"clip_depth": 4, "every": 1, "max_slices": 0}):
+        kind = kind_of(shrunk("cnn3d", folder, tmp_path / "records", study=change))
+        kind.prepare()
+        assert len(kind.roster.uids) == 5 and [len(uids) for uids in kind.roster.left_out.values()] == [1]
+        batch = next(iter(kind.loaders().validation()))
+        assert batch["image"].ndim == 5 and ("mask" in batch) == ("with_mask" in change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_as_a_command(recipe, tmp_path_factory):
+    root = tmp_path_factory.getbasetemp() / "smoke"  # one phantom for all
+    root.mkdir(exist_ok=True)
+    workdir = tmp_path_factory.mktemp(recipe)
+    command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/configs/{recipe}.py:smoke",
+               f"--workdir={workdir}", f"--config.data.root={root}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("predictions.csv", "validation.csv", "score_optimal.csv", "metrics.json", "report.html"):
+        assert (workdir / "evaluation" / name).stat().st_size > 0
+    assert (workdir / "config.json").is_file() and "RSNA log loss" in done.stdout
+    uids, _ = read_targets(workdir / "evaluation" / "predictions.csv", allow_empty=True)
+    assert len(uids) == 2
