@@ -400,3 +400,20 @@ def test_command_line(folder, tmp_path, capsys):
     ):
         assert main([*base, *wrong]) == 2, wrong
         assert message in capsys.readouterr().err
+
+
+def test_a_study_whose_crops_cannot_be_cut_is_left_out_by_name(folder, crops, tmp_path, monkeypatch):
+    bad, cut_out = [], crops_build.cut.sample
+
+    def sample_or_fail(hu, mask, where, layout):
+        if not bad:
+            bad.append(where.level)
+            raise MemoryError("no room for it")
+        return cut_out(hu, mask, where, layout)
+
+    monkeypatch.setattr(crops_build.cut, "sample", sample_or_fail)
+    built = build_crops(folder[0], tmp_path, CROPS, workers=1)
+    whole = CropTable.open(crops)
+    (note,) = [note for note in built.skipped if note.what == "study" and "no room" in note.reason]
+    assert "MemoryError" in note.reason
+    assert set(CropTable.open(built.path).uids) == set(whole.uids) - {note.uid}

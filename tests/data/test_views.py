@@ -206,6 +206,16 @@ def test_clips_have_the_labels_of_what_is_inside(table):
     np.testing.assert_array_equal(negative["targets"], batch["targets"])
 
 
+@pytest.mark.parametrize(("share", "known", "positive"), [(0.0, 1, 0), (0.25, 0, 0), (0.75, 1, 1)])
+def test_the_patient_of_a_clip_that_cuts_a_fractured_vertebra_is_unknown(table, share, known, positive):
+    view = ClipView(table, DATA, StudyConfig(model="cnn3d", clip_depth=3, clip_visible=0.5, with_mask=True))
+    labels = np.array([[1, 1, 0, 0, 0, 0, 0, 0]], np.uint8)  # C1 is broken, C2 whole and in the clip
+    view.table = types.SimpleNamespace(labels=labels, has_labels=np.array([True]))
+    targets, seen = view._targets(np.array([0]), np.array([[share, 1.0, 0, 0, 0, 0, 0]]))
+    assert (seen[0, 0], targets[0, 0]) == (known, positive)
+    assert (seen[0, 2], targets[0, 2]) == (1, 0)
+
+
 def test_jitter_moves_a_clip_and_windows_stay_inside(table):
     study = StudyConfig(model="cnn3d", clip_depth=3, clip_size=10, with_mask=True)
     view = ClipView(table, DATA, study)
