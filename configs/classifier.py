@@ -45,7 +45,7 @@ FULL = {
 PHANTOM = {
     "data": {
         "manual_dir": "",
-        "phantom": {"studies": 700, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
+        "phantom": {"studies": 460, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
         "cache_mb": 6000,
         "size": 128,
         "batch_size": 8,

@@ -11,7 +11,7 @@ the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), Effi
 cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. Crops are cut by the
 true masks; for the studies without one, `cspine segment` each fold's and give `--config.crops.masks='segmented/fold*'`.
 
-Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae (with masks of `cspine segment`); `phantom` 700
+Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae (with masks of `cspine segment`); `phantom` 460
 studies, 1,500 steps on two CPU cores; `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.
 """
@@ -55,7 +55,7 @@ FULL = {
 PHANTOM = {
     "data": {
         "manual_dir": "",
-        "phantom": {"studies": 700, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
+        "phantom": {"studies": 460, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
         "cache_mb": 4096,
     },
     "crops": {"size": 96},

@@ -54,7 +54,7 @@ FULL = {
 PHANTOM = {
     "data": {
         "manual_dir": "",
-        "phantom": {"studies": 700, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
+        "phantom": {"studies": 460, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
         "batch_size": 4,
         "eval_batch_size": 8,
         "cache_mb": 4096,
