@@ -49,10 +49,10 @@ CHANNELS = 6
 class TorchGold(torch.nn.Module):
     """The published Type 2 network over one of torchvision's backbones."""
 
-    def __init__(self, backbone: str, size: int, hidden: int = 256):
+    def __init__(self, backbone: str, hidden: int = 256):
         super().__init__()
         nn = torch.nn
-        net = reference(backbone, size)
+        net = reference(backbone)
         for name, module in net.named_modules():
             if isinstance(module, nn.Conv2d):  # the first one: six channels in place of three
                 parent, _, last = name.rpartition(".")
@@ -167,7 +167,7 @@ def main() -> None:
     spine, refine = Recorded(spine), Recorded(refine)
     segmenter = Segmenter(spine, refine)
     torch.manual_seed(0)
-    net = TorchGold(args.backbone, args.size).eval().to(memory_format=torch.channels_last)
+    net = TorchGold(args.backbone).eval().to(memory_format=torch.channels_last)
     graph, state = gold(args.backbone, net)
     run = xla.jit(lambda state, image, there: nnx.merge(graph, state)(image, there))
 
