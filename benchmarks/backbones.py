@@ -4,9 +4,10 @@
     python benchmarks/backbones.py --out backbones.jsonl --write docs/backbones.md
 
 Inference and one training step (cross-entropy, SGD) of the same weights on the same batch, `--batch` pictures of
-`--size` pixels (224 for vit_b_16). Both sides run in turns; a ratio is the median of theirs / ours: above 1 means that this package is
-faster. PyTorch runs eagerly, channels_last, on as many threads as there are cores. Models already in `--out` are not
-run again, so that a long run can be done in pieces. FLOPs are XLA's count of the compiled inference, a picture.
+`--size` pixels (224 for vit_b_16). Both sides run in turns; a ratio is the median of theirs / ours: above 1 means that
+this package is faster. PyTorch runs eagerly, channels_last, on as many threads as there are cores. Models already in
+`--out` are not run again, so that a long run can be done in pieces. FLOPs are XLA's count of the compiled inference, a
+picture.
 """
 
 import argparse
