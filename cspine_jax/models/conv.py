@@ -185,7 +185,8 @@ def _depthwise_kernel_gradient(
     band = next((n for n in (4, 2, 7, 5, 3) if h % n == 0), 1) if h * w > LARGE_MAP or kh * kw > 25 else h
 
     def taps(x: jax.Array, g: jax.Array) -> jax.Array:
-        met = [_window(x, i, j, g.shape[1:3], stride) * g for i in range(kh) for j in range(kw)]
+        size = g.shape[1], g.shape[2]
+        met = [_window(x, i, j, size, stride) * g for i in range(kh) for j in range(kw)]
         rows = [met] if kh * kw <= 25 else [met[k : k + kw] for k in range(0, kh * kw, kw)]
         return jnp.stack([total for row in rows for total in _sums(row)])
 
