@@ -28,6 +28,7 @@ import torch
 from flax import nnx
 from torch import nn
 
+from cspine_jax import xla
 from cspine_jax.config import VolumeConfig
 from cspine_jax.inference.vertebrae.sliding import slide
 from cspine_jax.losses import segmentation_loss
@@ -156,7 +157,7 @@ def training_step(spec: dict, repeat: int) -> tuple[float, float, float]:
     optimizer = optax.adam(1e-4)
     box = {"state": (params, stats, optimizer.init(params))}
 
-    @jax.jit
+    @xla.jit
     def step(params, stats, state, x, labels):
         def loss(params):
             model = nnx.merge(graph, params, stats)
@@ -206,7 +207,7 @@ def whole_study(repeat: int) -> tuple[float, float, float]:
     jobs = []
     for spec in (SPINE, REFINE):
         graph, params, stats, module = both(spec)
-        run = jax.jit(lambda x, g=graph, p=params, s=stats: nnx.merge(g, p, s)(x))
+        run = xla.jit(lambda x, g=graph, p=params, s=stats: nnx.merge(g, p, s)(x))
         jobs.append((run, module.eval()))
 
     def ours():

@@ -23,6 +23,7 @@ import torch
 from flax import nnx
 from torch import nn
 
+from cspine_jax import xla
 from cspine_jax.config import LossConfig, ModelConfig
 from cspine_jax.losses import slice_loss
 from cspine_jax.models.backbones import basic_cnn, resnet
@@ -207,7 +208,7 @@ def jax_step(config: ModelConfig, batch: dict[str, np.ndarray]) -> tuple[Callabl
 
     carry = jax.tree.map(jnp.copy, (params, stats, optimizer.init(params)))
     started = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(carry, on_device).compile()
+    compiled = xla.jit(step, donate_argnums=0).lower(carry, on_device).compile()
     seconds = time.perf_counter() - started
 
     def run() -> float:
@@ -275,7 +276,7 @@ def measure(name: str, batch_size: int, size: int, repeats: int) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["basic_cnn", "resnet18", "resnet50"])
+    parser.add_argument("--models", nargs="+", default=["basic_cnn"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=9)
