@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from backbones import reference  # beside this file; names torchvision's missing operators before it imports it
 from flax import nnx
-from segment import REFINE, SPINE, both
+from segment import REFINE, SPINE, alternate, both
 
 from cspine_jax import xla
 from cspine_jax.aggregation import gold_targets
@@ -141,19 +141,6 @@ def stages(folder: Path, segmenter: Segmenter, network: Callable, size: int) -> 
     return seconds, (image, there)
 
 
-def in_turns(ours: Callable, theirs: Callable, repeats: int) -> dict[str, float]:
-    ours(), theirs()
-    pairs = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        theirs()
-        pairs.append((middle - start, time.perf_counter() - middle))
-    a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return {"ours": a, "theirs": b, "ratio": statistics.median(t / o for o, t in pairs)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="efficientnet_v2_s")
@@ -213,8 +200,8 @@ def main() -> None:
     np.testing.assert_allclose(np.asarray(mine["slice"])[0][there], yours[0].numpy(), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(np.asarray(mine["patient"]), yours[1].numpy(), rtol=1e-3, atol=1e-3)
     ratios = {
-        "vertebra networks": in_turns(our_vertebrae, their_vertebrae, args.repeats),
-        f"Type 2, {args.backbone}": in_turns(our_gold, their_gold, args.repeats),
+        "vertebra networks": alternate(our_vertebrae, their_vertebrae, args.repeats),
+        f"Type 2, {args.backbone}": alternate(our_gold, their_gold, args.repeats),
     }
     if args.json:
         print(json.dumps({"seconds": seconds, "levels": int(there.sum()) // 15, "ratios": ratios}, indent=1))
@@ -223,8 +210,8 @@ def main() -> None:
     for name, value in seconds.items():
         print(f"{name:<14}{value:8.2f} s")
     print(f"{'in all':<14}{sum(seconds.values()):8.2f} s")
-    for name, row in ratios.items():
-        print(f"{name}: JAX {row['ours']:.2f} s, PyTorch {row['theirs']:.2f} s, ratio {row['ratio']:.2f}")
+    for name, (ours, theirs, ratio) in ratios.items():
+        print(f"{name}: JAX {ours:.2f} s, PyTorch {theirs:.2f} s, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import nn
 from cspine_jax import xla
 from cspine_jax.config import LossConfig, ModelConfig
 from cspine_jax.losses import slice_loss
-from cspine_jax.models.backbones import basic_cnn, resnet
+from cspine_jax.models.backbones import basic_cnn
 from cspine_jax.models.slices import SliceModel, init_model
 
 DEPTH = 5
@@ -85,47 +85,6 @@ class TorchBasicCNN(nn.Module):
         return x
 
 
-class TorchResidual(nn.Module):
-    def __init__(self, i: int, c: int, stride: int, bottleneck: bool):
-        super().__init__()
-        o = 4 * c if bottleneck else c
-        shapes = [(i, c, 1, 1), (c, c, 3, stride), (c, o, 1, 1)] if bottleneck else [(i, c, 3, stride), (c, c, 3, 1)]
-        self.count = len(shapes)
-        for n, (a, b, kernel, step) in enumerate(shapes, 1):
-            setattr(self, f"conv{n}", nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False))
-            setattr(self, f"bn{n}", nn.BatchNorm2d(b))
-        self.downsample = Unit(i, o, 1, stride) if stride > 1 or i != o else None
-
-    def forward(self, x):
-        y = x
-        for n in range(1, self.count + 1):
-            y = getattr(self, f"bn{n}")(getattr(self, f"conv{n}")(y))
-            y = torch.relu(y) if n < self.count else y
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class TorchResNet(nn.Module):
-    def __init__(self, config: resnet.Config):
-        super().__init__()
-        self.conv1 = nn.Conv2d(DEPTH, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layers = nn.ModuleList()
-        self.width = 64
-        for k, count in enumerate(config.blocks):
-            c, stage = 64 * 2**k, nn.ModuleList()
-            for i in range(count):
-                stage.append(TorchResidual(self.width, c, 2 if k > 0 and i == 0 else 1, config.bottleneck))
-                self.width = 4 * c if config.bottleneck else c
-            self.layers.append(stage)
-
-    def forward(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        for stage in self.layers:
-            for block in stage:
-                x = block(x)
-        return x
-
-
 class TorchHead(nn.Module):
     def __init__(self, width: int, hidden: int, outputs: int = 7):
         super().__init__()
@@ -147,9 +106,7 @@ class TorchLevelHead(nn.Module):
 class TorchSliceModel(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        name = config.backbone
-        variants = basic_cnn.VARIANTS
-        self.backbone = TorchBasicCNN(variants[name]) if name in variants else TorchResNet(resnet.VARIANTS[name])
+        self.backbone = TorchBasicCNN(basic_cnn.VARIANTS[config.backbone])
         self.fracture = TorchLevelHead(2 * self.backbone.width, config.hidden)
         self.vertebra = TorchHead(2 * self.backbone.width, config.hidden)
 
@@ -276,7 +233,7 @@ def measure(name: str, batch_size: int, size: int, repeats: int) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["basic_cnn"])
+    parser.add_argument("--models", nargs="+", default=["basic_cnn"], choices=sorted(basic_cnn.VARIANTS))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=9)

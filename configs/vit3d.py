@@ -18,111 +18,58 @@ run here: the data need a licence.
 """
 
 from ml_collections import ConfigDict
+from recipe_parts import SHARED, layered
+from recipe_parts.studies import STUDIES
 
 VARIANTS = ("full", "full-batch1", "full-lr5e-4", "phantom", "smoke")
 
-FULL = {
-    "name": "vit3d",
-    "task": "study",
-    "data": {"manual_dir": "data/rsna", "size": 256, "depth": 5, "batch_size": 2, "eval_batch_size": 2},
-    "study": {
-        "model": "vit3d",
-        "every": 2,
-        "max_slices": 105,
-        "with_mask": True,
-        "features": 384,
-        "heads": 6,
-        "depth": 12,
-        "tubelet_depth": 3,
-        "tubelet": 16,
-        "remat": True,
+RECIPE = {
+    "full": {
+        "name": "vit3d",
+        "data": {"size": 256, "depth": 5, "batch_size": 2, "eval_batch_size": 2},
+        "study": {
+            "model": "vit3d",
+            "every": 2,
+            "max_slices": 105,
+            "with_mask": True,
+            "features": 384,
+            "heads": 6,
+            "depth": 12,
+            "tubelet_depth": 3,
+            "tubelet": 16,
+            "remat": True,
+        },
+        "model": {"dropout": 0.1},
+        "loss": {"label_smoothing": 0.1},
+        "optim": {"warmup": 0.05},
+        "train": {"total_epochs": 75.0, "eval_epochs": 3.0, "log_steps": 10, "checkpoint_steps": 100},
     },
-    "model": {"dropout": 0.1},
-    "augment": {"rotation": 10.0, "zoom": 0.1, "shift": 0.05},
-    "loss": {"label_smoothing": 0.1},
-    "optim": {
-        "lr": 3e-4,
-        "schedule": "cosine",
-        "final_lr": 3e-6,
-        "warmup": 0.05,
-        "weight_decay": 1e-2,
+    "phantom": {
+        "data": {"depth": 3},
+        "study": {
+            "every": 4,
+            "max_slices": 40,
+            "features": 96,
+            "heads": 4,
+            "depth": 4,
+            "tubelet_depth": 2,
+            "remat": False,
+        },
+        "optim": {"lr": 5e-4, "final_lr": 5e-6},
+        "train": {"total_steps": 600, "eval_steps": 100},
     },
-    "train": {
-        "total_epochs": 75.0,
-        "eval_epochs": 3.0,
-        "log_steps": 10,
-        "checkpoint_steps": 100,
-        "patience": 0,
-        "bf16": True,
+    "smoke": {
+        "data": {"depth": 3},
+        "study": {
+            "max_slices": 8,
+            "features": 16,
+            "heads": 2,
+            "depth": 1,
+            "tubelet_depth": 2,
+            "tubelet": 8,
+            "remat": False,
+        },
     },
-}
-
-PHANTOM = {
-    "data": {
-        "manual_dir": "",
-        "phantom": {"studies": 460, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
-        "cache_mb": 6000,
-        "size": 128,
-        "depth": 3,
-        "batch_size": 8,
-        "eval_batch_size": 8,
-    },
-    "study": {
-        "every": 4,
-        "max_slices": 40,
-        "features": 96,
-        "heads": 4,
-        "depth": 4,
-        "tubelet_depth": 2,
-        "remat": False,
-        "fractured_fraction": 0.5,
-    },
-    "optim": {"lr": 5e-4, "final_lr": 5e-6, "warmup": 0.1},
-    "train": {
-        "total_steps": 600,
-        "total_epochs": 0.0,
-        "eval_steps": 100,
-        "eval_epochs": 0.0,
-        "log_steps": 25,
-        "checkpoint_steps": 100,
-        "patience": 0,
-        "bf16": False,
-    },
-}
-
-SMOKE = {
-    "data": {
-        "manual_dir": "",
-        "phantom": {"studies": 8, "seed": 3, "size": 64, "scale": 0.12, "fov": 0.7},
-        "size": 32,
-        "num_folds": 4,
-        "batch_size": 2,
-        "eval_batch_size": 2,
-        "depth": 3,
-    },
-    "study": {
-        "max_slices": 8,
-        "features": 16,
-        "heads": 2,
-        "depth": 1,
-        "tubelet_depth": 2,
-        "tubelet": 8,
-        "remat": False,
-    },
-    "train": {
-        "total_steps": 2,
-        "total_epochs": 0.0,
-        "eval_steps": 2,
-        "eval_epochs": 0.0,
-        "log_steps": 1,
-        "patience": 0,
-        "bf16": False,
-    },
-    "eval": {"bootstrap": 20},
-}
-
-ABLATION = {
-    "full": {},
     "full-batch1": {"data": {"batch_size": 1}, "loss": {"label_smoothing": 0.0}},
     "full-lr5e-4": {"data": {"batch_size": 1}, "optim": {"lr": 5e-4, "final_lr": 5e-6}},
 }
@@ -130,6 +77,4 @@ ABLATION = {
 
 def get_config(variant: str = "full") -> ConfigDict:
     """What differs from the defaults in `cspine_jax/config`."""
-    config = ConfigDict(FULL)
-    config.update({**ABLATION, "phantom": PHANTOM, "smoke": SMOKE}[variant])
-    return config
+    return layered(variant, SHARED, STUDIES, RECIPE)

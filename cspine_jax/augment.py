@@ -54,7 +54,7 @@ def prepare(image: jax.Array, key: jax.Array | None, config: AugmentConfig, trai
         [B, H', W', D] float32; windowed 0..1 (noise, brightness and contrast may step a little outside). H' and W' are
         `cropped` H and W.
     """
-    return _prepare(image, None, key, config, train)[0]
+    return prepare_pair(image, None, key, config, train)[0]
 
 
 def prepare_with_mask(
@@ -72,14 +72,15 @@ def prepare_with_mask(
     Returns:
         [B, H', W', D] float32 and [B, n, H', W'] int32. Beyond the rim of the image is background.
     """
-    x, moved = _prepare(image, mask, key, config, train)
+    x, moved = prepare_pair(image, mask, key, config, train)
     assert moved is not None
     return x, moved
 
 
-def _prepare(
+def prepare_pair(
     image: jax.Array, mask: jax.Array | None, key: jax.Array | None, config: AugmentConfig, train: bool
 ) -> tuple[jax.Array, jax.Array | None]:
+    """`prepare_with_mask`, and `prepare` where `mask` is None: its second answer is then None, too."""
     x = denoise(window(jnp.transpose(image, (0, 2, 3, 1)), config), config)  # [B, H, W, D]
     labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
     H, W = (cropped(n, config.crop) for n in x.shape[1:3])

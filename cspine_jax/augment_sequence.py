@@ -8,21 +8,8 @@ mask of 0 and 1 stays one.
 import jax
 import jax.numpy as jnp
 
-from cspine_jax.augment import (
-    AIR_HU,
-    blur,
-    centre,
-    change_tone,
-    cropped,
-    hashed_noise,
-    moves,
-    resample,
-    resample_nearest,
-    sampling_positions,
-    window,
-)
+from cspine_jax.augment import prepare_pair
 from cspine_jax.config import AugmentConfig
-from cspine_jax.denoise import denoise
 
 
 def prepare_sequence(
@@ -51,25 +38,12 @@ def prepare_sequence(
         padding.
     """
     B, T, height, width, K = image.shape
-    x = jnp.transpose(image, (0, 2, 3, 1, 4)).reshape(B, height, width, T * K)
-    x = denoise(window(x, config), config)
-    labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
-    H, W = (cropped(n, config.crop) for n in (height, width))
-    if train:
-        if key is None:
-            raise ValueError("prepare_sequence(train=True) needs a key")
-        place, tone, grain = jax.random.split(key, 3)
-        if moves(config):
-            air = window(jnp.full((), AIR_HU), config)
-            row, column = (centre(p, H, W) for p in sampling_positions(place, (B, height, width), config))
-            x = resample(x, row, column, fill=air)
-            labels = None if labels is None else resample_nearest(labels, row, column)
-        x = change_tone(blur(centre(x, H, W), tone, config.blur), tone, config)
-        if config.noise:
-            x = x + config.noise * hashed_noise(grain, x.shape)
-    x = centre(x, H, W).reshape(B, H, W, T, K)
+    stack = jnp.transpose(image, (0, 1, 4, 2, 3)).reshape(B, T * K, height, width)
+    x, labels = prepare_pair(stack, mask, key, config, train)
+    x = x.reshape(*x.shape[:3], T, K)
     if labels is not None:
-        x = jnp.concatenate([x, mask_scale * centre(labels, H, W)[..., None].astype(x.dtype)], axis=-1)
+        moved = jnp.transpose(labels, (0, 2, 3, 1))[..., None]
+        x = jnp.concatenate([x, mask_scale * moved.astype(x.dtype)], axis=-1)
     x = jnp.transpose(x, (0, 3, 1, 2, 4))
     if train and key is not None:
         x = cut_out(x, jax.random.fold_in(key, 3), config.cutout)

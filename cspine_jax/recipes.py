@@ -2,11 +2,14 @@
 
 A recipe is a Python file with a `get_config()` that returns an `ml_collections.ConfigDict`. One that has variants names
 them in `VARIANTS`, and its `get_config(variant)` takes one; what follows the colon is passed to it, as
-`ml_collections.config_flags` does.
+`ml_collections.config_flags` does. A recipe can import what lies beside it, such as `configs/recipe_parts`.
 """
 
+import contextlib
 import difflib
 import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +71,22 @@ def _module(path: str) -> ModuleType:
         raise ConfigError(f"--config={path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _neighbours(Path(path).parent):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from error
     return module
+
+
+@contextlib.contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Lets a recipe import from its own folder, and forgets it after: another folder may hold the same names."""
+    before, here = set(sys.modules), str(folder.resolve())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(here):
+                del sys.modules[name]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.errors import DataError
-from cspine_jax.metrics.intervals import Estimate
+from cspine_jax.metrics.intervals import plain
 from cspine_jax.metrics.scorecard import POOLED, best_f1_thresholds, format_scorecard, scorecard
 from cspine_jax.metrics.target_table import match_studies, read_targets
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     )
     notes = _notes(args, card, source, len(label_uids), unlabelled)
     if args.json:
-        print(json.dumps({**_plain(card), "thresholds": source, "notes": notes}, indent=2, allow_nan=False))
+        print(json.dumps({**plain(card), "thresholds": source, "notes": notes}, indent=2, allow_nan=False))
     else:
         print(format_scorecard(card))
         print("\n".join(["", *notes]))
@@ -131,11 +131,3 @@ def _notes(
     else:
         notes.append("the RSNA log loss favours p' = 2p/(1+p): its second row scores that")
     return notes
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Estimate):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

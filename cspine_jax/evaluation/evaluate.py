@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cspine_jax import __version__
 from cspine_jax.anatomy import TARGETS, VERTEBRAE
 from cspine_jax.config import EvalConfig
 from cspine_jax.errors import DataError
@@ -23,7 +22,7 @@ from cspine_jax.evaluation.predictions import (
     write_slices,
 )
 from cspine_jax.evaluation.report import write_report
-from cspine_jax.evaluation.tables import DOCUMENT_B
+from cspine_jax.evaluation.tables import DOCUMENT_B, about
 from cspine_jax.metrics import score_optimal
 
 ReadSlice = Callable[[str, int], np.ndarray]
@@ -86,15 +85,10 @@ def evaluate(
     if not own_vertebra:  # v is an input, its accuracy says nothing about this model
         del found["presence"]
     metrics: dict[str, Any] = {
-        "title": title,
-        "phantom": phantom,
-        "data": "phantom" if phantom else "this data",
-        "note": "Research only. Phantom figures say nothing of clinical accuracy." if phantom else "Research only.",
-        "versions": {"cspine_jax": __version__, "numpy": np.__version__},
+        **about(title, phantom, config.bootstrap),
         "model_type": model_type,
         "fracture_target": fracture_target,
         "positive_weight": positive_weight,
-        "interval": f"95% percentile bootstrap, {config.bootstrap} resamples of studies",
         "counts": {name: _counts(split) for name, split in predictions.items()},
         "not_visible": _not_visible(test, aggregated),
         "thresholds": chosen,

@@ -1,5 +1,6 @@
 """The pieces that every report is made of: one self-contained HTML page, sections, curves, tables."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +12,16 @@ from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.evaluation import curves, tables
 from cspine_jax.evaluation.pictures import Chart
 from cspine_jax.evaluation.style import STYLE
+from cspine_jax.metrics import reliability_curve
+
+LIMITS = (
+    "Research only. Not a medical device, and not for any decision about a patient.",
+    "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
+    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
+)
+"""Of every report."""
+
+PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
@@ -43,6 +54,71 @@ def estimate_cell(entry: Mapping[str, float | None]) -> str:
         if interval
         else f'<span class="v">{value}</span>'
     )
+
+
+def limits(phantom: bool, lines: Sequence[str] = LIMITS) -> str:
+    """A list of what the figures do not say; of phantoms that first."""
+    lines = ((PHANTOM_LIMIT,) if phantom else ()) + tuple(lines)
+    return f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """To one kind of question, for `discrimination`.
+
+    Attributes:
+        name: of the questions.
+        truth: bool `[n]`.
+        score: `[n]` probabilities.
+        figures: the entries "auc" and "ece" of `metrics.json`.
+    """
+
+    name: str
+    truth: np.ndarray
+    score: np.ndarray
+    figures: Mapping[str, Any]
+
+
+def discrimination(answers: Sequence[Answers], bins: int) -> str:
+    """ROC, precision-recall and reliability curves.
+
+    Args:
+        answers: one line each.
+        bins: of the reliability diagram.
+    """
+    roc = Chart((0, 1), (0, 1), "1 - specificity", "sensitivity", "ROC curves")
+    pr = Chart((0, 1), (0, 1), "recall", "precision", "Precision-recall curves")
+    fit = Chart((0, 1), (0, 1), "predicted probability p", "observed frequency", "Reliability diagram")
+    roc.line([0, 1], [0, 1], "ref")
+    fit.line([0, 1], [0, 1], "ref")
+    keys: dict[str, list[tuple[str, str]]] = {"roc": [], "pr": [], "fit": []}
+    for i, each in enumerate(answers):
+        name, style = each.name, f"s{i}"
+        points = curves.roc_pr(each.truth, each.score)
+        if points is None:
+            for key in ("roc", "pr"):
+                keys[key].append((style, f"{name}: one class only, no curve"))
+        else:
+            roc.line(*points.roc, style)
+            pr.line(*points.pr, style)
+            pr.line([0, 1], [points.prevalence] * 2, f"{style} thin")
+            value, interval = tables.value_text(each.figures["auc"])
+            keys["roc"].append((style, f"{name} AUC {value} {interval}"))
+            keys["pr"].append((style, f"{name} AP {points.average_precision:.3f} (chance {points.prevalence:.3f})"))
+        if len(each.truth):
+            at, observed, count = reliability_curve(each.truth, each.score, bins)
+            filled = count > 0
+            fit.line(at[filled], observed[filled], style)
+            radius = 2 + 6 * np.sqrt(count[filled] / count.max())
+            tips = [f"{name}: {n} at p = {p:.2f}" for n, p in zip(count[filled], at[filled], strict=True)]
+            fit.dots(at[filled], observed[filled], radius, style, tips)
+            keys["fit"].append((style, f"{name} ECE {tables.value_text(each.figures['ece'])[0]}"))
+    figures = [
+        figure("ROC", roc, keys["roc"], "Dashed: chance."),
+        figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
+        figure("Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."),
+    ]
+    return f'<div class="grid">{"".join(figures)}</div>'
 
 
 def level_confusion(table: np.ndarray, threshold: float) -> str:

@@ -11,6 +11,7 @@ from cspine_jax import aggregation
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS, VERTEBRAE
 from cspine_jax.errors import DataError
 from cspine_jax.inference.calibration import unweighted
+from cspine_jax.metrics.target_table import write_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +129,7 @@ def aggregate(split: SplitPredictions, min_visibility: float) -> Aggregated:
 
 def write_predictions(path: Path, split: SplitPredictions, aggregated: Aggregated) -> None:
     """`StudyInstanceUID,patient_overall,C1..C7`: clinical probabilities; empty where a level is not visible."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["StudyInstanceUID", *TARGETS])
-        for uid, row in zip(split.uids, aggregated.targets, strict=True):
-            writer.writerow([uid, *map(_cell, row)])
+    write_targets(path, split.uids, aggregated.targets)
 
 
 def write_slices(path: Path, split: SplitPredictions, aggregated: Aggregated) -> None:

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cspine_jax import __version__
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.config import EvalConfig
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation import levels, page, resample, tables
 from cspine_jax.evaluation.predictions import SplitPredictions
-from cspine_jax.evaluation.report import LIMITS, PHANTOM_LIMIT
 
 
 def evaluate_presence(
@@ -57,13 +55,8 @@ def evaluate_presence(
     drawn = resample.weights(len(test.uids), config.bootstrap)
     mean, each = levels.mean_auc(decision, drawn)
     metrics: dict[str, Any] = {
-        "title": title,
-        "phantom": phantom,
-        "data": "phantom" if phantom else "this data",
-        "note": "Research only. Phantom figures say nothing of clinical accuracy." if phantom else "Research only.",
-        "versions": {"cspine_jax": __version__, "numpy": np.__version__},
+        **tables.about(title, phantom, config.bootstrap),
         "model_type": model_type,
-        "interval": f"95% percentile bootstrap, {config.bootstrap} resamples of studies",
         "counts": {name: _counts(split) for name, split in predictions.items()},
         "thresholds": chosen,
         "document_b": {"presence": tables.DOCUMENT_B["presence"]},
@@ -121,7 +114,6 @@ def _write_report(
         f"and {counts['slices_presence_known']} slices with a mask, none of them trained on. The threshold {cut:.3f} "
         f"comes from the validation studies. Intervals: {metrics['interval']}."
     )
-    limits = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS[:1] + LIMITS[2:4]
     page.write_page(
         path,
         metrics["title"],
@@ -137,6 +129,6 @@ def _write_report(
             ),
             page.section("Training", page.training(history)),
             page.section("Data and model", page.facts_list(facts)),
-            page.section("Limits", "<ul class='plain'>" + "".join(f"<li>{line}</li>" for line in limits) + "</ul>"),
+            page.section("Limits", page.limits(metrics["phantom"])),
         ],
     )

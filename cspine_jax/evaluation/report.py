@@ -9,12 +9,11 @@ import numpy as np
 
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.config import EvalConfig
-from cspine_jax.evaluation import curves, tables
+from cspine_jax.evaluation import page, tables
 from cspine_jax.evaluation.examples import Example
 from cspine_jax.evaluation.levels import Decision
 from cspine_jax.evaluation.page import (
     estimate_cell,
-    figure,
     header,
     level_confusion,
     section,
@@ -22,19 +21,16 @@ from cspine_jax.evaluation.page import (
     training,
     write_page,
 )
-from cspine_jax.evaluation.pictures import Chart, window_png
-from cspine_jax.metrics import reliability_curve
+from cspine_jax.evaluation.pictures import window_png
 
 LIMITS = (
-    "Research only. Not a medical device, and not for any decision about a patient.",
+    page.LIMITS[0],
     "Slice truth follows the training target; where nobody knows it the slice is left out and counted.",
-    "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
-    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
+    *page.LIMITS[1:],
     "The patient probability 1 - prod(1 - p_j) treats vertebrae as independent, so it tends to run high.",
 )
-PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
 
-CURVES = {"slice": "slice", "vertebra": "vertebra", "patient": "patient"}
+CURVES = ("slice", "vertebra", "patient")
 
 
 def write_report(
@@ -62,16 +58,17 @@ def write_report(
         window: (level, width) in HU of the pictures.
         facts: printed as they are.
     """
+    answers = [page.Answers(name, found[name].truth, found[name].score, metrics[name]) for name in CURVES]
     parts = [
         _header(metrics),
         _cards(metrics),
         section("Results", _results(metrics)),
-        section("Discrimination and calibration", _curves(metrics, found, config)),
+        section("Discrimination and calibration", page.discrimination(answers, config.ece_bins)),
         section("Each vertebra", _vertebrae(metrics)),
         section("Training", training(history)),
         section("Slices the model was surest of", _pictures(metrics, examples, read_slice, window)),
         section("Data, model and thresholds", _facts(metrics, facts)),
-        section("Limits", _limits(metrics)),
+        section("Limits", page.limits(metrics["phantom"], LIMITS)),
     ]
     write_page(path, metrics["title"], parts)
 
@@ -143,42 +140,6 @@ def _results(metrics: Mapping[str, Any]) -> str:
         "<p class='soft'>Positives weigh twice, so 2p/(1+p) is what the metric rewards if p is calibrated; "
         "it is not a probability of fracture. A is the grader's normalisation.</p>"
     )
-
-
-def _curves(metrics: Mapping[str, Any], found: Mapping[str, Decision], config: EvalConfig) -> str:
-    roc = Chart((0, 1), (0, 1), "1 - specificity", "sensitivity", "ROC curves")
-    pr = Chart((0, 1), (0, 1), "recall", "precision", "Precision-recall curves")
-    fit = Chart((0, 1), (0, 1), "predicted probability p", "observed frequency", "Reliability diagram")
-    roc.line([0, 1], [0, 1], "ref")
-    fit.line([0, 1], [0, 1], "ref")
-    keys: dict[str, list[tuple[str, str]]] = {"roc": [], "pr": [], "fit": []}
-    for i, (level, name) in enumerate(CURVES.items()):
-        decision, style = found[level], f"s{i}"
-        points = curves.roc_pr(decision.truth, decision.score)
-        if points is None:
-            for key in ("roc", "pr"):
-                keys[key].append((style, f"{name}: one class only, no curve"))
-        else:
-            roc.line(*points.roc, style)
-            pr.line(*points.pr, style)
-            pr.line([0, 1], [points.prevalence] * 2, f"{style} thin")
-            value, interval = tables.value_text(metrics[level]["auc"])
-            keys["roc"].append((style, f"{name} AUC {value} {interval}"))
-            keys["pr"].append((style, f"{name} AP {points.average_precision:.3f} (chance {points.prevalence:.3f})"))
-        if len(decision.truth):
-            score, observed, count = reliability_curve(decision.truth, decision.score, config.ece_bins)
-            filled = count > 0
-            fit.line(score[filled], observed[filled], style)
-            radius = 2 + 6 * np.sqrt(count[filled] / count.max())
-            tips = [f"{name}: {n} at p = {p:.2f}" for n, p in zip(count[filled], score[filled], strict=True)]
-            fit.dots(score[filled], observed[filled], radius, style, tips)
-            keys["fit"].append((style, f"{name} ECE {tables.value_text(metrics[level]['ece'])[0]}"))
-    figures = [
-        figure("ROC", roc, keys["roc"], "Dashed: chance."),
-        figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
-        figure("Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."),
-    ]
-    return f'<div class="grid">{"".join(figures)}</div>'
 
 
 def _vertebrae(metrics: Mapping[str, Any]) -> str:
@@ -279,8 +240,3 @@ def _facts(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         f'<div class="scroll"><h3>Counts</h3>{counted}</div>'
         f'<div class="scroll"><h3>Thresholds</h3>{chosen}</div></div>'
     )
-
-
-def _limits(metrics: Mapping[str, Any]) -> str:
-    lines = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS
-    return f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

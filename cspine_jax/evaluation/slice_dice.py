@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cspine_jax import __version__
 from cspine_jax.anatomy import LABEL_NAMES, NUM_VERTEBRAE
 from cspine_jax.config import EvalConfig
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation import page, resample
-from cspine_jax.evaluation.report import LIMITS, PHANTOM_LIMIT
-from cspine_jax.evaluation.tables import value_text
+from cspine_jax.evaluation.tables import about, value_text
 
 PUBLISHED = (0.92, 0.96)
 """Dice of vertebra segmentation on the RSNA 2022 masks, as its winners' write-ups and later papers report it."""
@@ -55,12 +53,7 @@ def evaluate_dice(
     drawn = resample.weights(len(uids), config.bootstrap)
     each = np.stack([_mean(dice[:, j], drawn) for j in range(dice.shape[1])])
     metrics: dict[str, Any] = {
-        "title": title,
-        "phantom": phantom,
-        "data": "phantom" if phantom else "this data",
-        "note": "Research only. Phantom figures say nothing of clinical accuracy." if phantom else "Research only.",
-        "versions": {"cspine_jax": __version__, "numpy": np.__version__},
-        "interval": f"95% percentile bootstrap, {config.bootstrap} resamples of studies",
+        **about(title, phantom, config.bootstrap),
         "studies": len(uids),
         "dice": resample.estimate(_over_levels(each[:NUM_VERTEBRAE])),
         "dice_each": {
@@ -125,7 +118,6 @@ def _write_report(
         f"trained on, then the mean over studies; 0 where a vertebra is in the truth or in the answer only. Intervals: "
         f"{metrics['interval']}. Published on the RSNA masks: {low:.2f} to {high:.2f}."
     )
-    limits = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS[:1] + LIMITS[2:4]
     head = ["vertebra", f"Dice, ours ({metrics['data']})", "95% interval", "studies"]
     page.write_page(
         path,
@@ -135,6 +127,6 @@ def _write_report(
             page.section("Dice", page.plain_table(head, _rows(metrics))),
             page.section("Training", page.training(history)),
             page.section("Data and model", page.facts_list(facts)),
-            page.section("Limits", "<ul class='plain'>" + "".join(f"<li>{line}</li>" for line in limits) + "</ul>"),
+            page.section("Limits", page.limits(metrics["phantom"])),
         ],
     )

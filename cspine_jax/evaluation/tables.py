@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from cspine_jax import __version__
+
 DOCUMENT_B: dict[str, dict[str, float]] = {
     "presence": {"accuracy": 0.945, "mean_auc": 0.959},
     "slice": {"accuracy": 0.980, "auc": 0.946},
@@ -10,6 +14,25 @@ DOCUMENT_B: dict[str, dict[str, float]] = {
     "patient": {"sensitivity": 0.996, "auc": 0.747},
 }
 """Figures of document B on RSNA 2022, as published; its slice truth is "a fractured vertebra is on the slice"."""
+
+
+def about(title: str, phantom: bool, resamples: int) -> dict[str, Any]:
+    """What every `metrics.json` begins with.
+
+    Args:
+        title: name of the experiment.
+        phantom: the data are synthetic.
+        resamples: of the bootstrap over studies.
+    """
+    return {
+        "title": title,
+        "phantom": phantom,
+        "data": "phantom" if phantom else "this data",
+        "note": "Research only. Phantom figures say nothing of clinical accuracy." if phantom else "Research only.",
+        "versions": {"cspine_jax": __version__, "numpy": np.__version__},
+        "interval": f"95% percentile bootstrap, {resamples} resamples of studies",
+    }
+
 
 _NAMES = {
     "accuracy": "accuracy",

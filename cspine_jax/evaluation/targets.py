@@ -1,9 +1,7 @@
 """The evaluation of a model that answers for whole studies: thresholds from validation, figures from test."""
 
-import csv
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cspine_jax import __version__
 from cspine_jax.anatomy import TARGETS, VERTEBRAE
 from cspine_jax.config import EvalConfig
 from cspine_jax.errors import DataError
+from cspine_jax.evaluation.tables import about
 from cspine_jax.evaluation.targets_report import write_targets_report
 from cspine_jax.metrics import score_optimal
-from cspine_jax.metrics.intervals import Estimate
+from cspine_jax.metrics.intervals import plain
 from cspine_jax.metrics.scorecard import best_f1_thresholds, scorecard
-
-UID = "StudyInstanceUID"
+from cspine_jax.metrics.target_table import write_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,18 +111,13 @@ def evaluate_targets(
     )
     del card["not_visible"]  # a bare count; the levels are named below
     metrics: dict[str, Any] = {
-        "title": title,
-        "phantom": phantom,
-        "data": "phantom" if phantom else "this data",
-        "note": "Research only. Phantom figures say nothing of clinical accuracy." if phantom else "Research only.",
-        "versions": {"cspine_jax": __version__, "numpy": np.__version__},
-        "interval": f"95% percentile bootstrap, {config.bootstrap} resamples of studies",
+        **about(title, phantom, config.bootstrap),
         "counts": {name: _counts(table) for name, table in tables.items()},
         "not_visible": {name: table.not_visible for name, table in tables.items()},
         "left_out": {reason: list(uids) for reason, uids in (left_out or {}).items()},
         "thresholds": thresholds,
         "prevalence": dict(zip(TARGETS, prevalence.tolist(), strict=True)),
-        **_plain(card),
+        **plain(card),
     }
     outdir.mkdir(parents=True, exist_ok=True)
     write_targets(outdir / "predictions.csv", test.uids, test.probabilities)
@@ -146,25 +138,6 @@ def evaluate_targets(
     return metrics
 
 
-def write_targets(
-    path: Path, uids: Sequence[str], table: np.ndarray, parts: Sequence[str] | np.ndarray | None = None
-) -> None:
-    """`StudyInstanceUID,patient_overall,C1..C7`, a row a study; NaN is an empty cell.
-
-    Args:
-        path: file to write.
-        uids: `[S]`.
-        table: `[S, 8]`.
-        parts: `[S]`, a column `part` after the UID; None for none.
-    """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([UID, *(["part"] if parts is not None else []), *TARGETS])
-        for k, (uid, row) in enumerate(zip(uids, table, strict=True)):
-            part = [parts[k]] if parts is not None else []
-            writer.writerow([uid, *part, *("" if np.isnan(p) else f"{p:.6g}" for p in row)])
-
-
 def _counts(table: TargetTable) -> dict[str, int]:
     return {
         "studies": len(table.uids),
@@ -173,14 +146,3 @@ def _counts(table: TargetTable) -> dict[str, int]:
         "vertebrae_not_visible": int(np.isnan(table.probabilities[:, 1:]).sum()),
         "studies_not_visible": int(np.isnan(table.probabilities).all(1).sum()),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Estimates as `{"value", "low", "high"}`, NaN as None: what JSON knows."""
-    if isinstance(value, Estimate):
-        return {name: _plain(x) for name, x in value._asdict().items()}
-    if isinstance(value, Mapping):
-        return {name: _plain(x) for name, x in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -8,28 +8,20 @@ from typing import Any
 import numpy as np
 
 from cspine_jax.anatomy import TARGETS
-from cspine_jax.evaluation import curves, tables
 from cspine_jax.evaluation.page import (
+    Answers,
+    discrimination,
     estimate_cell,
     facts_list,
-    figure,
     header,
+    limits,
     plain_table,
     section,
     short,
     training,
     write_page,
 )
-from cspine_jax.evaluation.pictures import Chart
-from cspine_jax.metrics import reliability_curve
 from cspine_jax.metrics.scorecard import POOLED
-
-LIMITS = (
-    "Research only. Not a medical device, and not for any decision about a patient.",
-    "Intervals resample studies of this test part only: they do not cover other scanners, hospitals or patients.",
-    "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
-)
-PHANTOM_LIMIT = "These are phantom figures: synthetic studies. Phantom figures say nothing of clinical accuracy."
 
 _FIGURES = {
     "auc": "AUC",
@@ -70,7 +62,6 @@ def write_targets_report(
         f"{counts['vertebrae_fractured']} vertebrae), none of them trained on. Thresholds come from the validation "
         f"studies. Intervals: {metrics['interval']}."
     )
-    limits = ((PHANTOM_LIMIT,) if metrics["phantom"] else ()) + LIMITS
     parts = [
         header(metrics["title"], what, metrics["phantom"]),
         section("Results", _results(metrics)),
@@ -78,7 +69,7 @@ def write_targets_report(
         section("Not visible", _not_visible(metrics)),
         section("Training", training(history)),
         section("Data and model", _facts(metrics, facts)),
-        section("Limits", f"<ul class='plain'>{''.join(f'<li>{escape(line)}</li>' for line in limits)}</ul>"),
+        section("Limits", limits(metrics["phantom"])),
     ]
     write_page(path, metrics["title"], parts)
 
@@ -107,41 +98,12 @@ def _results(metrics: Mapping[str, Any]) -> str:
 
 
 def _curves(metrics: Mapping[str, Any], labels: np.ndarray, probabilities: np.ndarray, bins: int) -> str:
-    roc = Chart((0, 1), (0, 1), "1 - specificity", "sensitivity", "ROC curves")
-    pr = Chart((0, 1), (0, 1), "recall", "precision", "Precision-recall curves")
-    fit = Chart((0, 1), (0, 1), "predicted probability p", "observed frequency", "Reliability diagram")
-    roc.line([0, 1], [0, 1], "ref")
-    fit.line([0, 1], [0, 1], "ref")
-    keys: dict[str, list[tuple[str, str]]] = {"roc": [], "pr": [], "fit": []}
-    for i, (name, key, part) in enumerate((("vertebra", POOLED, slice(1, None)), ("patient", TARGETS[0], slice(0, 1)))):
-        y, p, style = labels[:, part].ravel(), probabilities[:, part].ravel(), f"s{i}"
+    answers = []
+    for name, key, part in (("vertebra", POOLED, slice(1, None)), ("patient", TARGETS[0], slice(0, 1))):
+        y, p = labels[:, part].ravel(), probabilities[:, part].ravel()
         use = ~np.isnan(y) & ~np.isnan(p)
-        truth, score = y[use] > 0.5, p[use]
-        points = curves.roc_pr(truth, score)
-        if points is None:
-            for each in ("roc", "pr"):
-                keys[each].append((style, f"{name}: one class only, no curve"))
-        else:
-            roc.line(*points.roc, style)
-            pr.line(*points.pr, style)
-            pr.line([0, 1], [points.prevalence] * 2, f"{style} thin")
-            value, interval = tables.value_text(metrics["targets"][key]["auc"])
-            keys["roc"].append((style, f"{name} AUC {value} {interval}"))
-            keys["pr"].append((style, f"{name} AP {points.average_precision:.3f} (chance {points.prevalence:.3f})"))
-        if len(truth):
-            at, observed, count = reliability_curve(truth, score, bins)
-            filled = count > 0
-            fit.line(at[filled], observed[filled], style)
-            radius = 2 + 6 * np.sqrt(count[filled] / count.max())
-            tips = [f"{name}: {n} at p = {x:.2f}" for n, x in zip(count[filled], at[filled], strict=True)]
-            fit.dots(at[filled], observed[filled], radius, style, tips)
-            keys["fit"].append((style, f"{name} ECE {tables.value_text(metrics['targets'][key]['ece'])[0]}"))
-    figures = [
-        figure("ROC", roc, keys["roc"], "Dashed: chance."),
-        figure("Precision and recall", pr, keys["pr"], "Thin lines: a guess at random."),
-        figure("Reliability", fit, keys["fit"], "Dashed: perfect. A dot's size tells how many answers are in its bin."),
-    ]
-    return f'<div class="grid">{"".join(figures)}</div>'
+        answers.append(Answers(name, y[use] > 0.5, p[use], metrics["targets"][key]))
+    return discrimination(answers, bins)
 
 
 def _not_visible(metrics: Mapping[str, Any]) -> str:

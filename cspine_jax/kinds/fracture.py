@@ -10,7 +10,7 @@ from cspine_jax.data.source import SliceTable
 from cspine_jax.evaluation import SplitPredictions, evaluate, format_table
 from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import Trained
-from cspine_jax.kinds.on_records import OnRecords
+from cspine_jax.kinds.on_records import OF_STACKS, OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.task import Loaders
@@ -21,18 +21,7 @@ from cspine_jax.training.writer import read_lines
 class Fracture(OnRecords):
     """Stacks of slices in; fractures, and with Type 3 vertebrae, out."""
 
-    of_the_model = (
-        "task",
-        "data.size",
-        "data.depth",
-        "data.stride",
-        "model.",
-        "augment.window_",
-        "augment.crop",
-        "augment.denoise",
-        "augment.background_hu",
-        "loss.positive_weight",
-    )
+    of_the_model = (*OF_STACKS, "loss.positive_weight")
 
     def __init__(self, config: Config):
         super().__init__(config, SliceTask(config), "fracture")

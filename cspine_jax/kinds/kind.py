@@ -47,6 +47,10 @@ class Trained:
         }
 
 
+PICTURES = ("augment.window_", "augment.crop", "augment.denoise", "augment.background_hu")
+"""What makes a model's picture of HU, in training and in use."""
+
+
 class Kind(abc.ABC):
     """One value of `config.task`: its network and loss, its data, its evaluation and its predictions.
 

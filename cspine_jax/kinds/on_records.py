@@ -8,9 +8,12 @@ import numpy as np
 from cspine_jax.config import Config
 from cspine_jax.data.loader import eval_batches, train_batches, train_records
 from cspine_jax.errors import DataError
-from cspine_jax.kinds.kind import Kind, Trained, shard
+from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
 from cspine_jax.kinds.records import Records, find_records
 from cspine_jax.training.task import Loaders, Task
+
+OF_STACKS = ("task", "data.size", "data.depth", "data.stride", "model.", *PICTURES)
+"""`Kind.of_the_model` of networks that read stacks of slices."""
 
 
 class OnRecords(Kind):

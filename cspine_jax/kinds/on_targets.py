@@ -12,10 +12,11 @@ from cspine_jax.anatomy import TARGETS
 from cspine_jax.data.loader import EvalBatches
 from cspine_jax.data.views import View, ordered_batches, shuffled_batches
 from cspine_jax.errors import DataError
-from cspine_jax.evaluation.targets import TargetTable, evaluate_targets, write_targets
+from cspine_jax.evaluation.targets import TargetTable, evaluate_targets
 from cspine_jax.inference.calibration import unweighted
-from cspine_jax.kinds.kind import Kind, Trained, shard
+from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
 from cspine_jax.metrics.scorecard import format_scorecard, scorecard
+from cspine_jax.metrics.target_table import write_targets
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import Loaders
 from cspine_jax.training.workdir import say
@@ -24,10 +25,7 @@ from cspine_jax.training.writer import read_lines
 NETWORK = (
     "task",
     "model.backbone",
-    "augment.window_",
-    "augment.crop",
-    "augment.denoise",
-    "augment.background_hu",
+    *PICTURES,
     *(
         f"study.{name}"
         for name in (

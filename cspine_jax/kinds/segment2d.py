@@ -13,7 +13,7 @@ from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.evaluation.slice_dice import evaluate_dice, format_dice
 from cspine_jax.kinds.kind import Trained, shard
-from cspine_jax.kinds.on_records import OnRecords
+from cspine_jax.kinds.on_records import OF_STACKS, OnRecords
 from cspine_jax.training.segment2d_task import Segment2DTask, study_dice
 from cspine_jax.training.workdir import say
 from cspine_jax.training.writer import read_lines
@@ -23,17 +23,7 @@ class Segment2D(OnRecords):
     """Stacks of slices in, a vertebra label for every pixel of the centre slice out."""
 
     task: Segment2DTask
-    of_the_model = (
-        "task",
-        "data.size",
-        "data.depth",
-        "data.stride",
-        "model.",
-        "augment.window_",
-        "augment.crop",
-        "augment.denoise",
-        "augment.background_hu",
-    )
+    of_the_model = OF_STACKS
 
     masked = True
 

@@ -9,7 +9,7 @@ from cspine_jax.config import Config
 from cspine_jax.evaluation import SplitPredictions, evaluate_presence, format_table
 from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import Trained
-from cspine_jax.kinds.on_records import OnRecords
+from cspine_jax.kinds.on_records import OF_STACKS, OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
 from cspine_jax.training.vertebra_task import VertebraTask
 from cspine_jax.training.workdir import say
@@ -19,18 +19,7 @@ from cspine_jax.training.writer import read_lines
 class Vertebra(OnRecords):
     """Stacks of slices in (Type 2: and where they are), the vertebrae that they show out."""
 
-    of_the_model = (
-        "task",
-        "data.size",
-        "data.depth",
-        "data.stride",
-        "model.",
-        "augment.window_",
-        "augment.crop",
-        "augment.denoise",
-        "augment.background_hu",
-        "loss.positive_weight",
-    )
+    of_the_model = (*OF_STACKS, "loss.positive_weight")
 
     masked = True
 

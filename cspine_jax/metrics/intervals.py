@@ -1,7 +1,8 @@
 """Bootstrap intervals that resample whole studies: slices and vertebrae of one patient are not independent."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,19 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def plain(value: Any) -> Any:
+    """What JSON knows: estimates become `{"value", "low", "high"}`, numpy scalars Python's, what is not finite null."""
+    if isinstance(value, Estimate):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bootstrap(

@@ -78,6 +78,25 @@ def _cell(text: str | None, where: str, labels: bool, allow_empty: bool) -> floa
     return value
 
 
+def write_targets(
+    path: Path, uids: Sequence[str], table: np.ndarray, parts: Sequence[str] | np.ndarray | None = None
+) -> None:
+    """`StudyInstanceUID,patient_overall,C1..C7`, a row a study; NaN is an empty cell.
+
+    Args:
+        path: file to write.
+        uids: `[S]`.
+        table: `[S, 8]`.
+        parts: `[S]`, a column `part` after the UID; None for none.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([UID, *(["part"] if parts is not None else []), *TARGETS])
+        for k, (uid, row) in enumerate(zip(uids, table, strict=True)):
+            part = [parts[k]] if parts is not None else []
+            writer.writerow([uid, *part, *("" if np.isnan(p) else f"{p:.6g}" for p in row)])
+
+
 def match_studies(
     label_uids: Sequence[str], uids: Sequence[str], *, subset: bool = False
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -111,10 +111,9 @@ class PatientCropsTask(StudyLevelTask):
         return jnp.broadcast_to(there, (len(there), self._config.crops.positions))
 
     def _there(self, batch: Batch) -> jax.Array:
-        there, S = batch["there"], self._config.crops.positions
-        B, L = there.shape
-        each = jnp.broadcast_to(there[:, :, None], (B, L, S))
-        return each.reshape(B, L * S) if self._gold else each
+        B, L = batch["there"].shape
+        each = self._slices_there(batch)
+        return each.reshape(B, -1) if self._gold else each.reshape(B, L, -1)
 
     def _judge(self, outputs, batch: Batch) -> Judged:
         loss = self._config.loss

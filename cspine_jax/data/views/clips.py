@@ -10,7 +10,7 @@ from cspine_jax.anatomy import NUM_VERTEBRAE
 from cspine_jax.config import DataConfig, StudyConfig
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.source import SliceTable
-from cspine_jax.data.views.levels import known_targets
+from cspine_jax.data.views.patients import known_targets
 from cspine_jax.data.views.slices import masks, stacks
 
 

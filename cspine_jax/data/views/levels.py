@@ -4,27 +4,17 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
+from cspine_jax.data.views.patients import PatientView, known_targets
 from cspine_jax.data.views.slice_labels import slice_labels
 
 AIR_HU = -1000
 
 
-class LevelsView:
+class LevelsView(PatientView[CropTable]):
     """All crops of a study; items are study numbers of a `CropTable`. `labels` as in `VertebraView`."""
-
-    shows = "a fractured patient"
 
     def __init__(self, table: CropTable, labels: str = "copy"):
         self.table, self.labels = table, labels
-
-    def items(self, studies: np.ndarray, train: bool) -> np.ndarray:
-        """The studies; in training those with labels."""
-        studies = np.asarray(studies, np.int64)
-        return studies[self.table.has_labels[studies]] if train else studies
-
-    def positive(self, items: np.ndarray) -> np.ndarray:
-        """Fractured patients."""
-        return self.table.labels[items, 0] > 0
 
     def read(self, items: np.ndarray, valid: np.ndarray, jitter: np.ndarray | None = None) -> Batch:
         """A batch.
@@ -58,16 +48,3 @@ class LevelsView:
             "study": np.asarray(items, np.int32),
             "valid": valid,
         }
-
-
-def known_targets(labels: np.ndarray, there: np.ndarray, has_labels: np.ndarray) -> np.ndarray:
-    """Which of the eight targets can be learnt: float32 [B, 8].
-
-    Args:
-        labels: [B, 8].
-        there: bool [B, 7], vertebrae in the picture.
-        has_labels: bool [B].
-    """
-    shown = ((labels[:, 1:] > 0) & there).any(1)
-    patient = there.any(1) & ((labels[:, 0] == 0) | shown)
-    return (np.concatenate([patient[:, None], there], axis=1) & has_labels[:, None]).astype(np.float32)

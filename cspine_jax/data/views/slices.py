@@ -6,10 +6,10 @@ from cspine_jax.anatomy import NUM_VERTEBRAE
 from cspine_jax.config import DataConfig, StudyConfig
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.source import SliceTable
-from cspine_jax.data.views.levels import known_targets
+from cspine_jax.data.views.patients import PatientView, known_targets
 
 
-class SlicesView:
+class SlicesView(PatientView[SliceTable]):
     """Studies of a `SliceTable`, of one length T; items are study numbers.
 
     Args:
@@ -17,8 +17,6 @@ class SlicesView:
         data: depth and stride of the stack at each position.
         study: `slices`, or `every` and `max_slices`; `with_mask`.
     """
-
-    shows = "a fractured patient"
 
     def __init__(self, table: SliceTable, data: DataConfig, study: StudyConfig):
         self.table, self.data, self.study = table, data, study
@@ -34,15 +32,6 @@ class SlicesView:
         if len(chosen) > self.length:
             chosen = chosen[np.linspace(0, len(chosen) - 1, self.length).round().astype(np.int64)]
         return chosen
-
-    def items(self, studies: np.ndarray, train: bool) -> np.ndarray:
-        """The studies; in training those with labels."""
-        studies = np.asarray(studies, np.int64)
-        return studies[self.table.has_labels[studies]] if train else studies
-
-    def positive(self, items: np.ndarray) -> np.ndarray:
-        """Fractured patients."""
-        return self.table.labels[items, 0] > 0
 
     def read(self, items: np.ndarray, valid: np.ndarray, jitter: np.ndarray | None = None) -> Batch:
         """A batch.

@@ -1,9 +1,7 @@
 """The files of a comparison."""
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from cspine_jax.evaluation.compare.published import CANNOT_BE_COMPARED, PUBLISHE
 from cspine_jax.evaluation.compare.report import write_report
 from cspine_jax.metrics import score_optimal
 from cspine_jax.metrics.conformal import SETS
+from cspine_jax.metrics.intervals import plain
 
 
 def write_comparison(out: Path, found: Comparison, title: str = "Comparison") -> None:
@@ -43,17 +42,6 @@ def write_comparison(out: Path, found: Comparison, title: str = "Comparison") ->
         write_table(out / "uncertainty.csv", *where, found.spread, VERTEBRAE)
     write_csv(out / "comparison.csv", found.facts)
     published = {"warning": CANNOT_BE_COMPARED, "figures": [entry._asdict() for entry in PUBLISHED]}
-    text = json.dumps(_plain({**found.facts, "published": published}), indent=1, allow_nan=False)
+    text = json.dumps(plain({**found.facts, "published": published}), indent=1, allow_nan=False)
     (out / "comparison.json").write_text(text + "\n", encoding="utf-8")
     write_report(out / "comparison.html", found, title)
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: numpy scalars become Python's, what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

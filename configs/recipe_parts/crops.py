@@ -1,0 +1,45 @@
+"""Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it."""
+
+CROPS = {
+    "full": {
+        "task": "crops",
+        "data": {"batch_size": 16, "eval_batch_size": 32},
+        "crops": {"positions": 15, "radius": 2, "size": 224},
+        "model": {"backbone": "efficientnet_v2_s"},
+        "augment": {
+            "vertical_flip": True,
+            "transpose": True,
+            "rotation": 45.0,
+            "zoom": 0.3,
+            "shift": 0.3,
+            "brightness": 0.1,
+            "distortion": 0.2,
+            "blur": 1.0,
+            "cutout": 0.5,
+            "mixup": 0.5,
+            "slice_shuffle": 0.2,
+        },
+        "loss": {"positive_weight": 2.0},
+        "optim": {"lr": 2e-4, "final_lr": 2e-5, "warmup": 0.0},
+        "train": {"total_epochs": 50.0},
+    },
+    "phantom": {
+        "data": {"cache_mb": 4096},
+        "crops": {"size": 96},
+        "augment": {
+            "transpose": False,
+            "vertical_flip": False,
+            "rotation": 15.0,
+            "zoom": 0.1,
+            "shift": 0.05,
+            "distortion": 0.1,
+            "blur": 0.0,
+            "cutout": 0.3,
+            "mixup": 0.0,
+            "slice_shuffle": 0.0,
+        },
+        "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.05},
+        "train": {"checkpoint_steps": 125},
+    },
+    "smoke": {"crops": {"positions": 4, "radius": 1, "size": 32}},
+}
