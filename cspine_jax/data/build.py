@@ -13,11 +13,8 @@ import concurrent.futures
 import csv
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +34,7 @@ from cspine_jax.data.recipe import Made, Recipe
 from cspine_jax.data.study import examples, load_study
 from cspine_jax.data.tables import UID, Note, StudyEntry, Tables, hashed, read_tables
 from cspine_jax.errors import DataError
+from cspine_jax.workers import process_pool
 
 SKIPPED_FILE = "skipped.csv"
 WARNINGS_FILE = "warnings.csv"
@@ -286,9 +284,7 @@ def _run(pending: Sequence[StudyEntry], recipe: Recipe, folder: Path, workers: i
         for entry in pending:
             yield _write_study(entry, recipe, folder)
         return
-    # Fresh processes, not forks: the caller may have jax and its threads running. One core a study: `workers` of them
-    # are read at the same time.
-    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = process_pool(workers)  # one core a study: `workers` of them are read at the same time
     try:
         futures = [pool.submit(_write_study, entry, recipe, folder, 1) for entry in pending]
         for future in concurrent.futures.as_completed(futures):
@@ -300,19 +296,6 @@ def _run(pending: Sequence[StudyEntry], recipe: Recipe, folder: Path, workers: i
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """A worker leaves Ctrl-C to its parent, which lets it finish its study, and dies when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 class _NotDrawn(Exception):  # noqa: N818 - carries the error, is none itself

@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +23,7 @@ from cspine_jax.phantom.plan import Fracture, StudyPlan
 from cspine_jax.phantom.sample import DIFFICULTIES, WRITER_STREAM, sample_fractures, sample_study, stream
 from cspine_jax.phantom.variety import VARIETIES
 from cspine_jax.progress import bar
+from cspine_jax.workers import process_pool
 
 GENERATOR = 1
 """Raised whenever a change alters the bytes of a study, so that no folder mixes two generations."""
@@ -187,9 +187,7 @@ def _each(out: Path, parameters: Parameters, todo: list[int], workers: int):
         for index in todo:
             yield _write_study(out, parameters, index)
         return
-    # Fresh processes, not forks: the caller may already run jax, whose threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with process_pool(workers) as pool:
         futures = [pool.submit(_write_study, out, parameters, index) for index in todo]
         try:
             for future in concurrent.futures.as_completed(futures):
