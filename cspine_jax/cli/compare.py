@@ -10,7 +10,18 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation import compare as comparing
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import run_name
-from cspine_jax.run_folds import LABELS, PREDICTIONS, TTA, Job, command, cost_of, is_finished, plan, run_jobs
+from cspine_jax.run_folds import (
+    LABELS,
+    PREDICTIONS,
+    TTA,
+    VALIDATION,
+    Job,
+    command,
+    cost_of,
+    is_finished,
+    plan,
+    run_jobs,
+)
 from cspine_jax.training.signals import Interrupted
 
 OUT = "comparison"
@@ -133,9 +144,11 @@ def _why(runs: Sequence[Job], done: Sequence[Job], failed: Mapping[tuple[str, in
 
 
 def _model(name: str, done: Sequence[Job]) -> comparing.Model:
+    validation = [job for job in done if (job.workdir / VALIDATION).is_file()]
     return comparing.join_folds(
         name,
         {job.fold: read_targets(job.workdir / PREDICTIONS, allow_empty=True) for job in done},
         {job.fold: comparing.read_tta(job.workdir / TTA) for job in done if (job.workdir / TTA).is_file()},
         cost_of(done),
+        {job.fold: read_targets(job.workdir / VALIDATION, allow_empty=True) for job in validation},
     )

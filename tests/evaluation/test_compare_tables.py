@@ -5,7 +5,7 @@ import pytest
 from compare_tables import model, probabilities, truth
 
 from cspine_jax.errors import DataError
-from cspine_jax.evaluation.compare import align, join_folds, merge_labels, outside_model, read_tta
+from cspine_jax.evaluation.compare import Settings, align, compare, join_folds, merge_labels, outside_model, read_tta
 from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metric_a_weights, share_below
 from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
 from cspine_jax.evaluation.compare.uncertainty import sets_across_folds
@@ -149,3 +149,45 @@ def test_tta_table(tmp_path):
     path.write_text("StudyInstanceUID,C1\n1.2,0.1\n")
     with pytest.raises(DataError, match=r"tta\.csv"):
         read_tta(path)
+
+
+def test_one_fold_alone_chooses_by_its_validation_studies():
+    uids, labels, fold = truth(300)
+    known = dict(zip(uids, labels, strict=True))
+    sharp = expit(3 * logit(probabilities(labels)))  # three times too sure
+    held, chosen_by = fold == 0, fold == 1
+
+    def part(which, p):
+        return [uid for uid, kept in zip(uids, which, strict=True) if kept], p[which]
+
+    def one_fold(name, p):
+        return join_folds(name, {0: part(held, p)}, validation={0: part(chosen_by, p)})
+
+    a, b = one_fold("a", sharp), one_fold("b", np.clip(sharp + 0.01, 0, 1))
+    found = compare([a, b], known, num_folds=5, data="phantom", settings=Settings(resamples=20))
+    assert found.facts["studies"] == held.sum() and found.facts["folds"] == [0]
+    assert any("chosen on its 60 validation studies" in note for note in found.facts["notes"])
+    row = found.rows["a"]
+    np.testing.assert_array_equal(row.raw, sharp[held])
+    y, q = labels[chosen_by, 1:].ravel(), sharp[chosen_by, 1:].ravel()
+    threshold = row.facts["thresholds"]["vertebra"]
+    assert threshold["source"] == "validation studies" and list(threshold["of_fold"]) == ["0"]
+    assert threshold["of_fold"]["0"] == pytest.approx(best_f1_threshold(y, q)[0])
+    by_hand = fit_platt(y, q)(sharp[held, 1:])
+    np.testing.assert_allclose(row.calibration["vertebra"].by["platt"], by_hand, rtol=1e-6)
+    figures = row.facts["calibration"]["vertebra"]
+    assert figures["chosen"]["log_loss"]["value"] < 0.8 * figures["before"]["log_loss"]["value"]
+    assert row.facts["conformal"]["overall"]["coverage"]["all"]["examples"] == 7 * held.sum()
+    assert list(found.facts["ensemble_weights"]) == ["0"] and found.spread.shape == (held.sum(), 7)
+    # the tested studies choose nothing: with other labels there, every choice is the same
+    other = known | {uid: 1 - known[uid] for uid in part(held, sharp)[0]}
+    again = compare([a, b], other, num_folds=5, data="phantom", settings=Settings(resamples=20)).rows["a"]
+    np.testing.assert_array_equal(again.calibrated, row.calibrated)
+    np.testing.assert_array_equal(again.sets, row.sets)
+    assert again.facts["thresholds"] == row.facts["thresholds"]
+
+    without = join_folds("a", {0: part(held, sharp)})
+    alone = compare([without], known, num_folds=5, data="phantom", settings=Settings(resamples=20))
+    assert alone.rows["a"].facts["thresholds"]["vertebra"]["source"] == "default"
+    mixed = compare([without, b], known, num_folds=5, data="phantom", settings=Settings(resamples=20))
+    assert mixed.rows["b"].facts["thresholds"]["vertebra"]["source"] == "default"  # all models are chosen for alike

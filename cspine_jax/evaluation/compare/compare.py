@@ -18,11 +18,13 @@ from cspine_jax.evaluation.compare.scores import (
     Scored,
     best_of,
     calibration_figures,
+    choose,
     decide,
     difference,
     score,
 )
 from cspine_jax.evaluation.resample import estimate
+from cspine_jax.metrics import score_optimal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Row:
         kind: "model", "outside table", "ensemble" or "constant".
         raw: `[S, 8]`, NaN where not visible.
         calibrated: `[S, 8]`, NaN where not visible.
+        optimal: `[S, 8]` p' = 2p / (1 + p) of the calibrated p, hidden cells filled.
         scored: the raw table's figures, hidden cells filled.
         facts: JSON-ready.
         calibration: group -> calibrators' tables.
@@ -54,6 +57,7 @@ class Row:
     kind: str
     raw: np.ndarray
     calibrated: np.ndarray
+    optimal: np.ndarray
     scored: Scored
     facts: dict[str, Any]
     calibration: dict[str, Calibrated]
@@ -65,7 +69,7 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-        aligned: studies, labels and tables.
+        aligned: studies that were compared, labels and tables.
         rows: constants, models, ensembles.
         facts: JSON-ready; everything that is printed.
         spread: `[S, 7]` over the models; None with one model.
@@ -102,22 +106,23 @@ def compare(
         DataError: see `align`.
     """
     settings = settings or Settings()
-    aligned = align(models, labels, num_folds)
+    everything = align(models, labels, num_folds)
+    aligned = everything.of_tested()
     y, fold = aligned.labels, aligned.fold
     drawn = resample.weights(len(y), settings.resamples, settings.seed)
-    chance = prevalence(y, fold)
+    chance = prevalence(everything.labels, everything.fold)
     rows: dict[str, Row] = {}
 
     def add(name: str, kind: str, p: np.ndarray, **more: Any) -> None:
-        rows[name] = _row(name, kind, p, aligned, drawn, settings, more)
+        rows[name] = _row(name, kind, p, everything, drawn, settings, more)
 
-    add("constant 0.5", "constant", np.full(y.shape, 0.5))
+    add("constant 0.5", "constant", np.full(chance.shape, 0.5))
     add("constant prevalence", "constant", chance)
     for model in models:
         kind = "outside table" if model.outside else "model"
         folds = [] if model.outside else sorted({int(k) for k in model.fold})
         tables = {"folds_predicted": folds, "studies_predicted": len(model.uids), "cost": dict(model.cost)}
-        add(model.name, kind, aligned.p[model.name], **tables)
+        add(model.name, kind, everything.p[model.name], **tables)
     facts: dict[str, Any] = {
         "data": data,
         "note": "Research only." + (" Phantom figures say nothing of clinical accuracy." if data == "phantom" else ""),
@@ -131,15 +136,15 @@ def compare(
         "miss_rate": settings.miss,
         "notes": [
             *(f"{name} is INCOMPLETE: {why}" for name, why in (incomplete or {}).items()),
-            *_notes(aligned, num_folds),
+            *_notes(everything, num_folds),
         ],
         "absent": dict(absent or {}),
     }
     if len(models) > 1:
-        mixed = ensembles(aligned.p, y, fold)
+        mixed = ensembles(everything.p, everything.labels, everything.fold)
         for name, p in mixed.p.items():
             add(name, "ensemble", p)
-        facts["ensemble_weights"] = {str(k): w for k, w in mixed.weights.items()}
+        facts["ensemble_weights"] = {str(k): w for k, w in mixed.weights.items() if k >= 0}
         facts["ensemble_tests"] = _against_best(y, rows, [model.name for model in models])
     facts["pairs"] = _pairs(y, [rows[model.name] for model in models])
     spread = uncertainty.spread(np.stack([p[:, 1:] for p in aligned.p.values()])) if len(models) > 1 else None
@@ -150,10 +155,16 @@ def compare(
 
 def _notes(aligned: Aligned, num_folds: int) -> list[str]:
     notes = list(aligned.notes)
-    present = np.unique(aligned.fold)
+    present = np.unique(aligned.fold[aligned.tested])
     if len(present) < num_folds:
         notes.append(f"INCOMPLETE: only {len(present)} of {num_folds} folds are in this comparison.")
-    if len(present) == 1:
+    if len(present) == 1 and not aligned.tested.all():
+        notes.append(
+            "One fold alone: fill values, thresholds, calibrators, conformal sets and the weights of ensembles are "
+            f"chosen on its {int((~aligned.tested).sum())} validation studies, which have also chosen each model's "
+            "checkpoint; the tested studies choose nothing."
+        )
+    elif len(present) == 1:
         notes.append(
             "One fold alone: nothing can be chosen on other folds; thresholds are 0.5, nothing is calibrated, and what "
             "is not visible is filled with 0.5."
@@ -170,16 +181,22 @@ def _row(
     settings: Settings,
     more: Mapping[str, Any],
 ) -> Row:
-    y, fold = aligned.labels, aligned.fold
+    y, fold, keep = aligned.labels, aligned.fold, aligned.tested
     groups = {group: calibrate(y[:, columns], p[:, columns], fold) for group, columns in GROUPS.items()}
     calibrated = np.concatenate([groups[group].best for group in GROUPS], axis=1)
     filled = fill_hidden(y, p, fold), fill_hidden(y, calibrated, fold)
-    scored = score(y, filled[0], fold, drawn, filled[1], settings.bins, ~np.isnan(p))
+    chosen = choose(y, filled[0], fold, ~np.isnan(p))
     sets = {
         way: uncertainty.sets_across_folds(y[:, 1:], p[:, 1:], fold, settings.miss, mondrian=way == "by class")
         for way in ("by class", "overall")
     }
-    hidden = hidden_cells(aligned.uids, p)
+    # everything is chosen; from here on there are the tested studies only
+    y, fold, p, calibrated = y[keep], fold[keep], p[keep], calibrated[keep]
+    groups = {group: found.of(keep) for group, found in groups.items()}
+    chosen = {group: found.of(keep) for group, found in chosen.items()}
+    sets = {way: found[keep] for way, found in sets.items()}
+    scored = score(y, filled[0][keep], fold, drawn, filled[1][keep], settings.bins, chosen=chosen)
+    hidden = hidden_cells(aligned.of_tested().uids, p)
     facts = {
         "kind": kind,
         "studies": len(y),
@@ -196,7 +213,7 @@ def _row(
         },
         "conformal": {way: uncertainty.describe_sets(y[:, 1:], found, drawn) for way, found in sets.items()},
     }
-    return Row(name, kind, p, calibrated, scored, facts, groups, sets["by class"])
+    return Row(name, kind, p, calibrated, score_optimal(filled[1][keep]), scored, facts, groups, sets["by class"])
 
 
 def _calibration(labels, p, found: Calibrated, drawn, bins) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Model:
         p: `[S, 8]` clinical probabilities; NaN where a level is not visible.
         tta: `[S, 7]` spread over test-time augmentations, NaN where there is none; None if the model offers none.
         cost: what its runs took, see `cost_of`.
+        validation: `(uids, [S', 8])` what its only fold says of its validation studies; None with several folds.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Model:
     p: np.ndarray
     tta: np.ndarray | None = None
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    validation: "Table | None" = None
 
     @property
     def outside(self) -> bool:
@@ -48,7 +50,11 @@ Table = tuple[Sequence[str], np.ndarray]
 
 
 def join_folds(
-    name: str, folds: Mapping[int, Table], tta: Mapping[int, Table] | None = None, cost: Mapping[str, Any] | None = None
+    name: str,
+    folds: Mapping[int, Table],
+    tta: Mapping[int, Table] | None = None,
+    cost: Mapping[str, Any] | None = None,
+    validation: Mapping[int, Table] | None = None,
 ) -> Model:
     """The union of the folds' test tables.
 
@@ -57,6 +63,7 @@ def join_folds(
         folds: `(uids, [S, 8])` of each fold.
         tta: `(uids, [S, 7])` of those folds that have it.
         cost: see `Model`.
+        validation: `(uids, [S, 8])` of each fold's validation studies, for those that have it.
 
     Raises:
         DataError: there is no fold, or two folds predicted the same study.
@@ -84,6 +91,7 @@ def join_folds(
         np.concatenate([np.asarray(table, np.float64) for _, table in folds.values()]),
         spread,
         cost or {},
+        (validation or {}).get(next(iter(folds))) if len(folds) == 1 else None,
     )
 
 
@@ -97,8 +105,8 @@ class Aligned:
     """All models on the same studies.
 
     Attributes:
-        uids: `[S]`, sorted.
-        fold: `[S]`.
+        uids: `[S]`, sorted; after those that are compared, the ones that are only chosen by.
+        fold: `[S]`; those that are only chosen by are dealt into folds below 0.
         labels: `[S, 8]` 0 / 1.
         p: name -> `[S, 8]`, NaN where a level is not visible.
         tta: name -> `[S, 7]`, for the models that offer it.
@@ -111,6 +119,27 @@ class Aligned:
     p: dict[str, np.ndarray]
     tta: dict[str, np.ndarray]
     notes: list[str]
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Bool `[S]`: is compared; the others only serve to choose and to calibrate."""
+        return self.fold >= 0
+
+    def of_tested(self) -> "Aligned":
+        """Those alone that are compared."""
+        keep = self.tested
+        return Aligned(
+            [uid for uid, kept in zip(self.uids, keep, strict=True) if kept],
+            self.fold[keep],
+            self.labels[keep],
+            {name: table[keep] for name, table in self.p.items()},
+            {name: table[keep] for name, table in self.tta.items()},
+            self.notes,
+        )
+
+
+CHOOSING_FOLDS = 4
+"""Into how many the studies are dealt that are only chosen by."""
 
 
 def align(models: Sequence[Model], labels: Mapping[str, np.ndarray], num_folds: int) -> Aligned:
@@ -147,13 +176,36 @@ def align(models: Sequence[Model], labels: Mapping[str, np.ndarray], num_folds: 
         notes.append(f"{len(bare)} predicted studies have no labels and were left out: {_some(bare)}.")
     at = [np.array([row[uid] for uid in uids]) for row in rows]
     truth = np.stack([labels[uid] for uid in uids])
-    return Aligned(
+    fold = _folds(models, at, uids, truth, num_folds)
+    found = Aligned(
         uids,
-        _folds(models, at, uids, truth, num_folds),
+        fold,
         truth,
         {model.name: model.p[k] for model, k in zip(models, at, strict=True)},
         {model.name: model.tta[k] for model, k in zip(models, at, strict=True) if model.tta is not None},
         notes,
+    )
+    return _with_validation(found, models, labels) if len(np.unique(fold)) == 1 else found
+
+
+def _with_validation(found: Aligned, models: Sequence[Model], labels: Mapping[str, np.ndarray]) -> Aligned:
+    """With one fold there are no others to choose by: its validation studies follow, where every model has them."""
+    tables = [dict(zip(*model.validation, strict=True)) if model.validation else {} for model in models]
+    common = set(tables[0]).intersection(*tables[1:]) & labels.keys() - set(found.uids)
+    uids = sorted(common)
+    if not uids:
+        return found
+    truth = np.stack([labels[uid] for uid in uids])
+    return Aligned(
+        found.uids + uids,
+        np.concatenate([found.fold, -1 - assign_folds(uids, truth.astype(np.int64), CHOOSING_FOLDS).astype(np.int64)]),
+        np.concatenate([found.labels, truth]),
+        {
+            model.name: np.concatenate([found.p[model.name], np.stack([table[uid] for uid in uids])])
+            for model, table in zip(models, tables, strict=True)
+        },
+        {name: np.concatenate([x, np.full((len(uids), x.shape[1]), np.nan)]) for name, x in found.tta.items()},
+        found.notes,
     )
 
 

@@ -1,6 +1,7 @@
 """Choices that never see the fold they are used on: fill values, thresholds and calibrators, each from the other folds.
 
-Where there is no other fold (one fold alone) nothing can be chosen, and the default is taken and named as such.
+Folds below 0 are of studies that are only chosen by: the validation studies of a fold that is alone. Where there are
+none either, nothing can be chosen, and the default is taken and named as such.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Thresholds:
 
     Attributes:
         value: fold -> threshold.
-        source: "other folds" or "default".
+        source: "other folds", "validation studies" or "default".
         yes: bool `[S, G]`, the decisions: at or above the threshold of the study's fold.
         of_study: `[S]` the threshold of its fold.
     """
@@ -58,6 +59,11 @@ class Thresholds:
     source: str
     yes: np.ndarray
     of_study: np.ndarray
+
+    def of(self, keep: np.ndarray) -> "Thresholds":
+        """Of some studies, bool `[S]`, and the folds at or above 0."""
+        tested = {k: value for k, value in self.value.items() if k >= 0}
+        return Thresholds(tested, self.source, self.yes[keep], self.of_study[keep])
 
 
 def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None = None) -> Thresholds:
@@ -70,7 +76,8 @@ def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.nd
         known: bool `[S, G]`, False where p was filled in; such a cell is decided on, but chooses nothing: what it was
             filled with has seen the labels of the fold that the threshold is for. None where all are known.
     """
-    value, source, at = {}, "other folds", np.empty(len(fold))
+    value, at = {}, np.empty(len(fold))
+    source = "validation studies" if (fold < 0).any() else "other folds"
     for k, own, others in each_fold(fold):
         y, q = labels[others].ravel(), p[others].ravel()
         if known is not None:
@@ -116,6 +123,11 @@ class Calibrated:
     by: dict[str, np.ndarray]
     best: np.ndarray
     chosen: dict[int, str]
+
+    def of(self, keep: np.ndarray) -> "Calibrated":
+        """Of some studies, bool `[S]`, and the folds at or above 0."""
+        by = {name: table[keep] for name, table in self.by.items()}
+        return Calibrated(by, self.best[keep], {k: name for k, name in self.chosen.items() if k >= 0})
 
 
 def calibrate(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> Calibrated:

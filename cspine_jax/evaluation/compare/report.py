@@ -144,7 +144,7 @@ def _title(key: str) -> str:
 
 def _thresholds(entry: Mapping[str, Any]) -> str:
     values = " ".join(f"{value:.2f}" for value in entry["of_fold"].values())
-    return f"{values}{'' if entry['source'] == 'other folds' else ' (default)'}"
+    return f"{values}{' (default)' if entry['source'] == 'default' else ''}"
 
 
 def _calibration(facts: Mapping[str, Any], rows: list[Row], labels: np.ndarray) -> str:

@@ -52,6 +52,7 @@ def score(
     calibrated: np.ndarray,
     bins: int = 10,
     known: np.ndarray | None = None,
+    chosen: dict[str, Thresholds] | None = None,
 ) -> Scored:
     """Scores a table.
 
@@ -63,6 +64,7 @@ def score(
         calibrated: `[S, 8]` p after calibration on the other folds, without NaN.
         bins: of the calibration error.
         known: bool `[S, 8]`, False where p was filled in; thresholds are chosen without such cells.
+        chosen: thresholds of each group; None chooses them here.
     """
     sampled: Sampled = {}
     tables = {
@@ -73,16 +75,21 @@ def score(
     for name, table in tables.items():
         for kind in "ABC":
             sampled[f"{name}_{kind}"] = np.asarray(metrics.rsna_log_loss(labels, table, kind, weights=drawn))
-    chosen = {}
+    chosen = chosen or choose(labels, p, fold, known)
     for group, columns in GROUPS.items():
-        chosen[group] = thresholds(
-            labels[:, columns], p[:, columns], fold, None if known is None else known[:, columns]
-        )
         found = _group(labels[:, columns], p[:, columns], fold, chosen[group].yes, drawn, bins)
         sampled |= {f"{group}_{name}": values for name, values in found.items()}
     auc, low, high = metrics.delong_interval(labels[:, 0], p[:, 0])
     delong = {"patient_auc": Estimate(value=_known(auc), low=_known(low), high=_known(high))}
     return Scored(p, sampled, chosen, delong)
+
+
+def choose(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None) -> dict[str, Thresholds]:
+    """The thresholds of each group, arguments as of `score`."""
+    return {
+        group: thresholds(labels[:, columns], p[:, columns], fold, None if known is None else known[:, columns])
+        for group, columns in GROUPS.items()
+    }
 
 
 def _group(labels, p, fold, yes, drawn, bins) -> Sampled:

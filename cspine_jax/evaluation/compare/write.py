@@ -9,10 +9,8 @@ from cspine_jax.anatomy import TARGETS, VERTEBRAE
 from cspine_jax.evaluation.compare.columns import write_csv
 from cspine_jax.evaluation.compare.compare import Comparison
 from cspine_jax.evaluation.compare.models import write_table
-from cspine_jax.evaluation.compare.nested import fill_hidden
 from cspine_jax.evaluation.compare.published import CANNOT_BE_COMPARED, PUBLISHED
 from cspine_jax.evaluation.compare.report import write_report
-from cspine_jax.metrics import score_optimal
 from cspine_jax.metrics.conformal import SETS
 from cspine_jax.metrics.intervals import plain
 
@@ -32,11 +30,10 @@ def write_comparison(out: Path, found: Comparison, title: str = "Comparison") ->
         if row.kind == "constant":
             continue
         folder = out / "tables" / name
-        optimal = score_optimal(fill_hidden(aligned.labels, row.calibrated, aligned.fold))
         sets = np.where(row.sets >= 0, np.array(SETS, object)[row.sets], "")
         write_table(folder / "oof.csv", *where, row.raw, TARGETS)
         write_table(folder / "calibrated.csv", *where, row.calibrated, TARGETS)
-        write_table(folder / "score_optimal.csv", *where, optimal, TARGETS)
+        write_table(folder / "score_optimal.csv", *where, row.optimal, TARGETS)
         write_table(folder / "conformal_sets.csv", *where, sets, VERTEBRAE)
     if found.spread is not None:
         write_table(out / "uncertainty.csv", *where, found.spread, VERTEBRAE)
