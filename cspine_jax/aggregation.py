@@ -147,13 +147,16 @@ def gold_patient(f: np.ndarray, head: np.ndarray, valid: np.ndarray | None = Non
     return np.where(there.any((-2, -1)), np.minimum(fused + HEAD_WEIGHT * np.asarray(head, np.float64), 1.0), np.nan)
 
 
-def gold_targets(f: np.ndarray, head: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+def gold_targets(
+    f: np.ndarray, head: np.ndarray, valid: np.ndarray | None = None, count: int = TOP_SLICES
+) -> np.ndarray:
     """Slices of seven vertebrae to the eight targets, as the winners do.
 
     Returns:
-        `[..., 8]` float64 in the order of `anatomy.TARGETS`; NaN where not visible. Arguments as `gold_patient`.
+        `[..., 8]` float64 in the order of `anatomy.TARGETS`; NaN where not visible. Arguments as `gold_patient` and
+        `top_mean`.
     """
-    return np.concatenate([gold_patient(f, head, valid)[..., None], top_mean(f, valid)], axis=-1)
+    return np.concatenate([gold_patient(f, head, valid)[..., None], top_mean(f, valid, count)], axis=-1)
 
 
 def _slices(f: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -126,14 +126,17 @@ class Experiment:
         params, stats, step = load_best(self.kind.task, self.workdir, self.placement)
         if self._evaluator is None:
             self._evaluator = evaluator(self.kind.task, self.placement)
-        step_of = self._evaluator
+        plain, of_view = self._evaluator, evaluator(self.kind.task, self.placement)
 
-        def run(batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+        def run(batches: Iterable[Batch], step_of: Once = plain) -> dict[str, np.ndarray]:
             result = run_pass(step_of, params, stats, batches, self.placement)
             assert result is not None  # only a stop gives a pass up, and nothing stops this one
             return result[1]
 
-        return Trained(self.workdir, step, params, stats, run, self.placement)
+        def run_view(batches: Iterable[Batch], view: int) -> dict[str, np.ndarray]:
+            return run(({**batch, "view": np.full(len(batch["valid"]), view, np.int32)} for batch in batches), of_view)
+
+        return Trained(self.workdir, step, params, stats, run, run_view, self.placement)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -19,17 +19,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config, flatten, from_dict, to_dict
 from cspine_jax.errors import ConfigError, CspineError
+from cspine_jax.memory import keep_freed_memory
 from cspine_jax.metrics.target_table import UID, read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.signals import Interrupted, StopSignals
 
-PREDICTIONS, TTA = "evaluation/predictions.csv", "evaluation/tta.csv"
+PREDICTIONS, VALIDATION, TTA = (f"evaluation/{name}.csv" for name in ("predictions", "validation", "tta"))
 LABELS, COST, LOG = "labels.csv", "cost.json", "log.txt"
 LAST_LINES = 5
 SECOND_SIGNAL = 300.0
@@ -306,6 +308,7 @@ def main(argv: Sequence[str]) -> int:
 def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """Returns what belongs in `cost.json`; `seconds` is filled as far as the run gets."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    keep_freed_memory()
     import jax
 
     from cspine_jax.experiment import Experiment
@@ -321,15 +324,20 @@ def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]
             def _best(self):
                 model = super()._best()
 
-                def run(batches):
-                    nonlocal predicting, studies
+                def timed(function, *args):
+                    nonlocal predicting
                     start, compiled = time.perf_counter(), clock.seconds
-                    found = model.run(batches)
+                    found = function(*args)
                     predicting += time.perf_counter() - start - (clock.seconds - compiled)
+                    return found
+
+                def run(batches):
+                    nonlocal studies
+                    found = timed(model.run, batches)
                     studies += len(set(found["study"].tolist())) if "study" in found else 0
                     return found
 
-                return dataclasses.replace(model, run=run)
+                return dataclasses.replace(model, run=run, run_view=partial(timed, model.run_view))
 
         experiment = Timed(config, workdir)
         try:
@@ -342,7 +350,8 @@ def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]
     if not predictions.is_file():
         raise ConfigError(f"task={config.task!r} predicts no fractures of studies, so there is nothing to compare")
     uids, _ = read_targets(predictions, allow_empty=True)
-    _write_labels(workdir / LABELS, uids, _known_labels(experiment.kind, config))
+    chosen_by = read_targets(workdir / VALIDATION, allow_empty=True)[0] if (workdir / VALIDATION).is_file() else []
+    _write_labels(workdir / LABELS, [*uids, *chosen_by], _known_labels(experiment.kind, config))
     if not studies:
         predicting, studies = seconds["evaluation"], len(uids)
     memory = jax.devices()[0].memory_stats() or {}

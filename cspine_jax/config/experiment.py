@@ -42,6 +42,8 @@ class Config:
         for task, models in (("crops", ON_CROPS), ("study", ON_SLICES)):
             if self.task == task and self.study.model not in models:
                 raise ConfigError(f"study.model={self.study.model!r}: task {task!r} has {', '.join(models)}")
+        if self.eval.tta and self.task not in ("crops", "study"):
+            raise ConfigError(f"eval.tta={self.eval.tta}: task {self.task!r} has no such views; set it to 0")
         if self.model.pretrained:
             self._check_pretrained()
 

@@ -41,6 +41,9 @@ class StudyConfig:
     `slice_labels` of gold, silver and bronze: "copy" gives each slice its vertebra's label, as the winners did; "box"
     makes those slices of a fractured vertebra positive on which a fracture box shows it (all of them where none does).
 
+    `highest` slices' mean is the vertebra's probability in these models. Copied labels have the winners' 5; where only
+    the slices with the break are positive, a break on fewer of them needs a smaller number.
+
     `fractured_fraction` > 0 draws that share of every training batch from fractured vertebrae (models of vertebrae,
     clips) or patients. `chunk` slices pass through the backbone at a time (0: all), `remat` computes blocks again in
     the backward pass; both save memory.
@@ -61,6 +64,7 @@ class StudyConfig:
     clip_visible: float = 0.3
     clip_labels: str = "unknown"
     slice_labels: str = "copy"
+    highest: int = 5
     fractured_fraction: float = 0.0
     chunk: int = 0
     remat: bool = False
@@ -79,7 +83,7 @@ class StudyConfig:
 
     def __post_init__(self):
         one_of(self, "model", (*ON_CROPS, *ON_SLICES))
-        for name in ("slices", "hidden", "layers", "features", "heads", "depth", "tubelet_depth", "tubelet"):
+        for name in ("slices", "hidden", "layers", "features", "heads", "depth", "tubelet_depth", "tubelet", "highest"):
             at_least(self, name, 1)
         for name in ("width", "stages", "stem"):
             at_least(self, name, 1)

@@ -62,7 +62,9 @@ class TrainConfig:
 
     Early stopping as document B's: stop when the validation loss has not fallen by `min_delta` in `patience`
     evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters. `init_from` is the
-    work folder of another run of the same network: a fresh run starts from its best weights (fine-tuning).
+    work folder of another run of the same network: a fresh run starts from its best weights (fine-tuning). Study-level
+    models may start from another one's, too: the parts that both have (the encoder of slices) are taken. "{fold}" in it
+    stands for `data.fold`; a run of another fold of the same data is refused.
     """
 
     total_steps: int = 0
@@ -95,13 +97,19 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation: bootstrap resamples of studies for the 95% intervals, bins of ECE, probability clipping."""
+    """Evaluation: bootstrap resamples of studies for the 95% intervals, bins of ECE.
+
+    `tta` > 0 (study-level tasks): so many views of each study beside the plain one, varied as `augment` does in
+    training but without cutout and shuffling. Answers are then the mean of all; their spread is written beside them.
+    """
 
     bootstrap: int = 500
     ece_bins: int = 10
     examples_shown: int = 6
+    tta: int = 0
 
     def __post_init__(self):
         at_least(self, "bootstrap", 0)
         at_least(self, "ece_bins", 2)
         at_least(self, "examples_shown", 0)
+        at_least(self, "tta", 0)

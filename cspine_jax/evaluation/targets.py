@@ -17,7 +17,7 @@ from cspine_jax.evaluation.targets_report import write_targets_report
 from cspine_jax.metrics import score_optimal
 from cspine_jax.metrics.intervals import plain
 from cspine_jax.metrics.scorecard import best_f1_thresholds, scorecard
-from cspine_jax.metrics.target_table import write_targets
+from cspine_jax.metrics.target_table import SPREAD_FILE, write_spread, write_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class TargetTable:
         uids: `[S]` StudyInstanceUIDs.
         labels: float `[S, 8]` 0/1, in the order of `anatomy.TARGETS`; NaN where unknown.
         probabilities: float `[S, 8]` clinical probabilities; NaN where the model has none ("not visible").
+        spread: float `[S, 7]` standard deviation of those of the vertebrae over test-time augmentations; None without.
 
     Raises:
         DataError: shapes do not agree, or a probability is not in 0..1.
@@ -36,6 +37,7 @@ class TargetTable:
     uids: Sequence[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    spread: np.ndarray | None = None
 
     def __post_init__(self):
         shape = (len(self.uids), len(TARGETS))
@@ -73,8 +75,9 @@ def evaluate_targets(
     """Evaluates a model and writes its files.
 
     `predictions.csv` (test) and `validation.csv` hold clinical probabilities, an empty cell where a level is not
-    visible; `score_optimal.csv` (test) what to submit to the metric, 2p / (1 + p), with the prevalence of the
-    validation studies for what is not visible; `metrics.json` and `report.html` the figures.
+    visible; `tta.csv` their spread over test-time augmentations (test), where there is one; `score_optimal.csv` (test)
+    what to submit to the metric, 2p / (1 + p), with the prevalence of the validation studies for what is not visible;
+    `metrics.json` and `report.html` the figures.
 
     Args:
         tables: "validation" chooses each target's threshold by best F1, and the prevalence; "test" is reported.
@@ -121,6 +124,9 @@ def evaluate_targets(
     }
     outdir.mkdir(parents=True, exist_ok=True)
     write_targets(outdir / "predictions.csv", test.uids, test.probabilities)
+    (outdir / SPREAD_FILE).unlink(missing_ok=True)  # of an evaluation before, with other settings
+    if test.spread is not None:
+        write_spread(outdir / SPREAD_FILE, test.uids, test.spread)
     write_targets(outdir / "validation.csv", validation.uids, validation.probabilities)
     filled = np.where(np.isnan(test.probabilities), prevalence[None, :], test.probabilities)
     write_targets(outdir / "score_optimal.csv", test.uids, score_optimal(filled))

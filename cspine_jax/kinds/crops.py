@@ -20,7 +20,7 @@ from cspine_jax.data.views import LevelsView, VertebraView, View
 from cspine_jax.errors import DataError
 from cspine_jax.kinds.on_targets import NETWORK, OnTargets, Roster
 from cspine_jax.kinds.records import find_folder
-from cspine_jax.training.crops_task import crops_task
+from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.workdir import say
 
 LAYOUT = ("crops.positions", "crops.radius", "crops.stride", "crops.size", "crops.margin", "crops.oriented")
@@ -33,7 +33,7 @@ class Crops(OnTargets):
     of_the_model = (*NETWORK, *LAYOUT)
 
     def __init__(self, config: Config):
-        self.config, self.task = config, crops_task(config)
+        self.config, self.task = config, study_level_task(config)
 
     @functools.cached_property
     def table(self) -> CropTable:

@@ -16,7 +16,7 @@ from cspine_jax.evaluation.targets import TargetTable, evaluate_targets
 from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
 from cspine_jax.metrics.scorecard import format_scorecard, scorecard
-from cspine_jax.metrics.target_table import write_targets
+from cspine_jax.metrics.target_table import SPREAD_FILE, write_spread, write_targets
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import Loaders
 from cspine_jax.training.workdir import say
@@ -131,9 +131,20 @@ class OnTargets(Kind):
     def _counts(self) -> str:
         return ", ".join(f"{len(positions)} {part}" for part, positions in self.parts.items())
 
-    def targets(self, model: Trained, positions: np.ndarray) -> np.ndarray:
-        """Clinical probabilities of some studies: float64 [n, 8], NaN where not visible."""
-        found = model.run(self.in_order(positions))
+    def targets(self, model: Trained, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The answers for some studies.
+
+        Returns:
+            Clinical probabilities float64 [n, 8], NaN where not visible: with `eval.tta` the mean over the plain view
+            and the others. Their standard deviation over these views for the vertebrae, [n, 7]; None without.
+        """
+        views = [self._table(model.run(self.in_order(positions)), positions)]
+        for view in range(self.config.eval.tta):
+            views.append(self._table(model.run_view(self.in_order(positions), view), positions))
+        return np.mean(views, axis=0), np.std(views, axis=0)[:, 1:] if len(views) > 1 else None
+
+    def _table(self, found: dict[str, np.ndarray], positions: np.ndarray) -> np.ndarray:
+        """Outputs of a pass as clinical probabilities, [n, 8]."""
         table = np.full((len(positions), len(TARGETS)), np.nan)
         if not found:
             return table
@@ -149,17 +160,19 @@ class OnTargets(Kind):
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Validation chooses thresholds, test gives the figures.
 
-        Writes `W/evaluation/{predictions.csv,validation.csv,score_optimal.csv,metrics.json,report.html}`.
+        Writes `W/evaluation/{predictions.csv,validation.csv,score_optimal.csv,metrics.json,report.html}`, and tta.csv
+        with `eval.tta`.
         """
         config, roster = self.config, self.roster
-        tables = {
-            part: TargetTable(
+        tables: dict[str, TargetTable] = {}
+        for part in ("validation", "test"):
+            p, spread = self.targets(model, self.parts[part])
+            tables[part] = TargetTable(
                 uids=[str(uid) for uid in roster.uids[self.parts[part]]],
                 labels=roster.labels[self.parts[part]].astype(np.float64),
-                probabilities=self.targets(model, self.parts[part]),
+                probabilities=p,
+                spread=spread,
             )
-            for part in ("validation", "test")
-        }
         out = model.workdir / "evaluation"
         metrics = evaluate_targets(
             tables,
@@ -203,16 +216,20 @@ class OnTargets(Kind):
 
         Returns:
             `W/predictions/predictions.csv`: StudyInstanceUID, part ("train", "validation", "test" or "none"),
-            patient_overall, C1..C7; clinical probabilities, empty where a level is not visible.
+            patient_overall, C1..C7; clinical probabilities, empty where a level is not visible. With `eval.tta`
+            their spread lies beside it in tta.csv.
         """
         roster = self.roster
         names = np.full(len(roster.uids), "none", dtype=object)
         for part, positions in self.parts.items():
             names[positions] = part
-        table = self.targets(model, np.arange(len(roster.uids)))
+        table, spread = self.targets(model, np.arange(len(roster.uids)))
         out = model.workdir / "predictions" / "predictions.csv"
         if jax.process_index() == 0:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_targets(out, [str(uid) for uid in roster.uids], table, names)
+            uids = [str(uid) for uid in roster.uids]
+            write_targets(out, uids, table, names)
+            if spread is not None:
+                write_spread(out.with_name(SPREAD_FILE), uids, spread)
         say(f"predictions: {out}")
         return out

@@ -8,7 +8,7 @@ from cspine_jax.config import Config
 from cspine_jax.data.views import ClipView, SlicesView, View
 from cspine_jax.kinds.on_targets import NETWORK, OnTargets, Roster
 from cspine_jax.kinds.records import Records, find_records
-from cspine_jax.training.study_task import StudyTask
+from cspine_jax.training.crops_task import study_level_task
 
 
 class Study(OnTargets):
@@ -20,7 +20,7 @@ class Study(OnTargets):
     of_the_model = (*NETWORK, "data.size", "data.depth", "data.stride")
 
     def __init__(self, config: Config):
-        self.config, self.task = config, StudyTask(config)
+        self.config, self.task = config, study_level_task(config)
 
     @functools.cached_property
     def data(self) -> Records:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_jax.anatomy import TARGETS
+from cspine_jax.anatomy import TARGETS, VERTEBRAE
 from cspine_jax.errors import DataError
 
 UID = "StudyInstanceUID"
@@ -95,6 +95,19 @@ def write_targets(
         for k, (uid, row) in enumerate(zip(uids, table, strict=True)):
             part = [parts[k]] if parts is not None else []
             writer.writerow([uid, *part, *("" if np.isnan(p) else f"{p:.6g}" for p in row)])
+
+
+SPREAD_FILE = "tta.csv"
+"""Beside a run's predictions, with `eval.tta`."""
+
+
+def write_spread(path: Path, uids: Sequence[str], spread: np.ndarray) -> None:
+    """`StudyInstanceUID,C1..C7`, standard deviations over test-time augmentations `[S, 7]`; NaN is an empty cell."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([UID, *VERTEBRAE])
+        for uid, row in zip(uids, spread, strict=True):
+            writer.writerow([uid, *("" if np.isnan(x) else f"{x:.6g}" for x in row)])
 
 
 def match_studies(

@@ -123,7 +123,7 @@ class Checkpoints:
             "model": {"params": abstract.params, "stats": abstract.stats},
             "optimizer": {"step": abstract.step, "state": abstract.opt_state},
         }
-        found = self._newest_readable(sorted(self.steps, reverse=True), wanted)
+        found = self._newest_readable(sorted(self.steps, reverse=True), wanted, set_aside=True)
         if found is None:
             return None
         loaded, step = found
@@ -133,6 +133,8 @@ class Checkpoints:
 
     def load_model(self, params: Any, stats: Any) -> tuple[Any, Any, int]:
         """The model with the lowest validation loss (the newest where none was evaluated).
+
+        Unreadable ones are named in a warning and left where they are: the run may be another's, of another network.
 
         Args:
             params: abstract params (with shardings).
@@ -157,7 +159,9 @@ class Checkpoints:
         saved: Any = self._orbax.checkpointables_metadata(step).custom_metadata
         return saved or {}
 
-    def _newest_readable(self, order: list[int], wanted: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
+    def _newest_readable(
+        self, order: list[int], wanted: dict[str, Any], *, set_aside: bool = False
+    ) -> tuple[dict[str, Any], int] | None:
         reasons = []
         for step in order:
             loaded, reason = self._try(step, wanted)
@@ -165,7 +169,8 @@ class Checkpoints:
                 return loaded, step
             reasons.append(f"{self.path(step)} ({reason})")
             warnings.warn(f"checkpoint {reasons[-1]} cannot be read; trying the one before it", stacklevel=3)
-            self._set_aside(step)
+            if set_aside:
+                self._set_aside(step)
         if reasons:
             raise DataError(
                 f"{'; '.join(reasons)}: no readable checkpoint is left; to start over, give another --workdir"

@@ -1,8 +1,8 @@
 """Models of vertebra crops as tasks: one vertebra at a time, or the seven of a patient.
 
 How the slices of a vertebra become its probability, and vertebrae that of the patient:
-    gold, silver, bronze    p_j: mean of the five highest slices; patient: 1 - prod_j (1 - p_j) (none has a patient's
-                            output; document B's formula stands in for the winners', which needs one)
+    gold, silver, bronze    p_j: mean of the highest slices (`study.highest`); patient: 1 - prod_j (1 - p_j) (none has a
+                            patient's output; document B's formula stands in for the winners', which needs one)
     gold_patient            p_j: the same; patient: the winners' formula, see `aggregation.gold_patient`
     levels                  the network's own eight outputs
 A level without a crop has no probability.
@@ -15,15 +15,20 @@ import numpy as np
 from cspine_jax.aggregation import gold_targets, patient_probability, top_mean
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.augment_sequence import follow_slices, prepare_sequence
-from cspine_jax.config import Config
+from cspine_jax.config import AugmentConfig, Config
 from cspine_jax.config.study import ON_VERTEBRAE
 from cspine_jax.losses import copies_loss, sequence_loss
-from cspine_jax.training.study_task import RSNA_POSITIVE_WEIGHT, Judged, StudyLevelTask, judge_targets
+from cspine_jax.training.study_task import RSNA_POSITIVE_WEIGHT, Judged, StudyLevelTask, StudyTask, judge_targets
 from cspine_jax.training.task import Batch
 
+STUDY_LEVEL = ("crops", "study")
+"""Values of `config.task` that `study_level_task` knows."""
 
-def crops_task(config: Config) -> StudyLevelTask:
-    """The task of `config.study.model`."""
+
+def study_level_task(config: Config) -> StudyLevelTask:
+    """The task of `config.study.model`, on crops or on slices."""
+    if config.task == "study":
+        return StudyTask(config)
     return VertebraCropsTask(config) if config.study.model in ON_VERTEBRAE else PatientCropsTask(config)
 
 
@@ -35,10 +40,10 @@ class VertebraCropsTask(StudyLevelTask):
         """See `StudyLevelTask`."""
         return self._config.loss.positive_weight
 
-    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
+    def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image = batch["image"]
         there = jnp.ones(image.shape[:2], bool)
-        return prepare_sequence(image, batch["mask"], there, key, self._config.augment, train)
+        return prepare_sequence(image, batch["mask"], there, key, augment, key is not None)
 
     def _follow(self, batch: Batch, key: jax.Array) -> Batch:
         targets = batch["slice_targets"]
@@ -55,7 +60,7 @@ class VertebraCropsTask(StudyLevelTask):
 
     def study_targets(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """See `StudyLevelTask`."""
-        studies, levels = _by_level(table, top_mean(table["slice_prob"]))
+        studies, levels = _by_level(table, top_mean(table["slice_prob"], count=self._config.study.highest))
         return studies, np.concatenate([patient_probability(levels)[:, None], levels], axis=1)
 
     def study_labels(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +91,7 @@ class PatientCropsTask(StudyLevelTask):
     def _gold(self) -> bool:
         return self._config.study.model == "gold_patient"
 
-    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
+    def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image, mask = batch["image"], batch["mask"]
         B, L, S = image.shape[:3]
         there = self._slices_there(batch)
@@ -95,8 +100,8 @@ class PatientCropsTask(StudyLevelTask):
             mask.reshape(B * L, *mask.shape[2:]),
             there,
             key,
-            self._config.augment,
-            train,
+            augment,
+            key is not None,
         )
         return x.reshape(B, L * S, *x.shape[2:]) if self._gold else x.reshape(B, L, S, *x.shape[2:])
 
@@ -133,7 +138,10 @@ class PatientCropsTask(StudyLevelTask):
         if self._gold:
             f = table["slice_prob"][first].reshape(len(first), NUM_VERTEBRAE, -1)
             return studies, gold_targets(
-                f, table["patient_prob"][first], np.broadcast_to(there[..., None], f.shape).astype(np.float64)
+                f,
+                table["patient_prob"][first],
+                np.broadcast_to(there[..., None], f.shape).astype(np.float64),
+                self._config.study.highest,
             )
         p = np.asarray(table["target_prob"][first], np.float64)
         return studies, np.where(np.concatenate([there.any(1, keepdims=True), there], axis=1), p, np.nan)

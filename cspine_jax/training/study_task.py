@@ -1,5 +1,6 @@
 """Models of whole studies as a task: slices or clips in, eight targets out; and what all study-level tasks share."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from flax import nnx
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.augment import mixup
 from cspine_jax.augment_sequence import prepare_sequence
-from cspine_jax.config import Config
+from cspine_jax.config import AugmentConfig, Config
 from cspine_jax.losses import rsna_loss
 from cspine_jax.metrics import roc_auc
 from cspine_jax.models.published import load_pretrained
@@ -19,6 +20,9 @@ from cspine_jax.training.task import Batch, Parts
 
 RSNA_POSITIVE_WEIGHT = 2.0
 """Of both kinds of target in `losses.rsna_loss`."""
+
+VIEW_STREAM = 2
+"""Separates the keys of test-time augmentations from those of training, see `training.step.TRAIN_STREAM`."""
 
 Judged = tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]
 """Loss sum, weight, parts and probabilities of a batch."""
@@ -45,9 +49,22 @@ class StudyLevelTask:
         """What a positive weighs in the loss against a negative."""
         raise NotImplementedError
 
-    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
-        """What the network is shown."""
+    def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
+        """What the network is shown, varied where there is a key."""
         raise NotImplementedError
+
+    def _see_view(self, batch: Batch) -> jax.Array:
+        """Another view of each example: varied as in training, short of what hides or reorders something.
+
+        The variation is drawn from `seed` and the view's number alone: the same for every example, however batched.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._config.seed), VIEW_STREAM), batch["view"][0])
+        augment = dataclasses.replace(self._config.augment, cutout=0.0, slice_shuffle=0.0)
+
+        def see(example: Batch) -> jax.Array:
+            return self._see(jax.tree.map(lambda x: x[None], example), key, augment)[0]
+
+        return jax.vmap(see)({name: batch[name] for name in ("image", "mask", "there") if name in batch})
 
     def _follow(self, batch: Batch, key: jax.Array) -> Batch:
         """Entries of the batch that change with what `_see` shows in training."""
@@ -89,7 +106,7 @@ class StudyLevelTask:
     def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
         """Training mode on an augmented batch."""
         pictures, blend, units = jax.random.split(key, 3)
-        batch = {**batch, **self._follow(batch, pictures), "image": self._see(batch, pictures, True)}
+        batch = {**batch, **self._follow(batch, pictures), "image": self._see(batch, pictures, self._config.augment)}
         batch = mixup(batch, blend, self._config.augment.mixup)
         model: Any = nnx.merge(self._graph, params, stats)
         outputs = model(batch["image"], self._there(batch), train=True, key=units)
@@ -100,9 +117,13 @@ class StudyLevelTask:
     def predict(
         self, params: Any, stats: Any, batch: Batch
     ) -> tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]:
-        """Probabilities, as the weighted loss makes them: see `inference.calibration.unweighted`."""
+        """Probabilities, as the weighted loss makes them: see `inference.calibration.unweighted`.
+
+        With a column `view` in the batch (all of one number) they are of that test-time augmentation.
+        """
         model: Any = nnx.merge(self._graph, params, stats)
-        outputs = model(self._see(batch, None, False), self._there(batch))
+        seen = self._see_view(batch) if "view" in batch else self._see(batch, None, self._config.augment)
+        outputs = model(seen, self._there(batch))
         return self._judge(outputs, batch)
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
@@ -125,14 +146,14 @@ class StudyTask(StudyLevelTask):
         """See `StudyLevelTask`."""
         return RSNA_POSITIVE_WEIGHT
 
-    def _see(self, batch: Batch, key: jax.Array | None, train: bool) -> jax.Array:
+    def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         return prepare_sequence(
             batch["image"],
             batch.get("mask"),
             batch["there"],
             key,
-            self._config.augment,
-            train,
+            augment,
+            key is not None,
             mask_scale=1.0 / NUM_VERTEBRAE,
         )
 

@@ -1,6 +1,7 @@
 """What a fresh run starts from instead of random weights: another run's best, or published ones of its backbone."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cspine_jax.config import Config
-from cspine_jax.errors import DataError
+from cspine_jax.config import Config, from_dict
+from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.crops_task import STUDY_LEVEL, study_level_task
 from cspine_jax.training.sharding import Placement
 from cspine_jax.training.state import TrainState
+from cspine_jax.training.study_models import channels
+from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import OnBackbone, Task
+from cspine_jax.training.workdir import say
 
 
 def warm(state: TrainState, task: Task, config: Config, placement: Placement) -> TrainState:
@@ -22,21 +27,70 @@ def warm(state: TrainState, task: Task, config: Config, placement: Placement) ->
     Weights are read on the host and laid over the initialised ones, so they are no constants of a compiled program.
 
     Raises:
-        ConfigError: there are no such published weights.
+        ConfigError: there are no such published weights, or the other run has learnt from this one's test studies.
         DataError: they, or the other run's, cannot be read or are of another network.
     """
     if config.train.init_from:
-        workdir = config.train.init_from
-        folder = Path(workdir).expanduser()
-        if not (folder / "checkpoints").is_dir():
-            raise DataError(f"train.init_from={workdir!r}: no checkpoints there; give the --workdir of a finished run")
-        params, stats, _ = load_best(task, folder, placement)
-        return dataclasses.replace(state, params=params, stats=stats)
+        return _from_run(state, task, config, placement)
     if config.model.pretrained:
         arrays = cast(OnBackbone, task).pretrained()
         params, stats = (_overlaid(tree, arrays, placement) for tree in (state.params, state.stats))
         return dataclasses.replace(state, params=params, stats=stats)
     return state
+
+
+def _from_run(state: TrainState, task: Task, config: Config, placement: Placement) -> TrainState:
+    """The state with another run's best weights: all of the same network, what two study-level ones have in common."""
+    given = f"train.init_from={config.train.init_from!r}"
+    folder = Path(config.train.init_from.replace("{fold}", str(config.data.fold))).expanduser()
+    if not (folder / "checkpoints").is_dir():
+        raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
+    file = folder / "config.json"
+    theirs = from_dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else config
+    _check_folds(given, config, theirs)
+    if not isinstance(task, StudyLevelTask) or theirs.task not in STUDY_LEVEL:
+        params, stats, _ = load_best(task, folder, placement)
+        return dataclasses.replace(state, params=params, stats=stats)
+    params, stats, _ = load_best(study_level_task(theirs), folder, placement)
+    shared = [name for name in state.params if _same(state, params, stats, name)]
+    if not shared:
+        raise DataError(
+            f"{given}: no part of its {_described(theirs)} fits this {_described(config)}; both need the same backbone "
+            "and as many slices as channels"
+        )
+    fresh = [name for name in state.params if name not in shared]
+    say(f"train: {', '.join(shared)} from {folder}" + (f"; {', '.join(fresh)} fresh" if fresh else ""))
+    return dataclasses.replace(
+        state,
+        params={**state.params, **{name: params[name] for name in shared}},
+        stats={**state.stats, **{name: stats[name] for name in shared if name in stats}},
+    )
+
+
+def _check_folds(given: str, config: Config, theirs: Config) -> None:
+    """What is tested on must not have been learnt from, by whatever way."""
+    mine, other = config.data, theirs.data
+    same_data = (mine.manual_dir, mine.phantom) == (other.manual_dir, other.phantom)
+    if same_data and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
+        raise ConfigError(
+            f"{given}: that run is of fold {other.fold} of {other.num_folds}, this one of {mine.fold} of "
+            f"{mine.num_folds}: it has learnt from studies that this one tests on; give the run of the same fold "
+            "({fold} in the path stands for it)"
+        )
+
+
+def _same(state: TrainState, params: Any, stats: Any, name: str) -> bool:
+    """Whether a part of the network has the same arrays in both."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree.get(name, {}))
+        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+
+    return shapes(state.params) == shapes(params) and shapes(state.stats) == shapes(stats)
+
+
+def _described(config: Config) -> str:
+    return f"{config.study.model} on {config.model.backbone}, {channels(config)} channels"
 
 
 def _overlaid(tree: Any, arrays: dict[tuple[Any, ...], np.ndarray], placement: Placement) -> Any:

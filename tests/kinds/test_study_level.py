@@ -1,22 +1,31 @@
 """Study-level recipes from a folder to a report: what is written, what is not visible, every recipe once."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import nibabel
 import numpy as np
 import pytest
 
 from cspine_jax.config import from_dict
 from cspine_jax.data.tables import read_tables
+from cspine_jax.errors import ConfigError, DataError
+from cspine_jax.evaluation.compare import read_tta
 from cspine_jax.experiment import Experiment
 from cspine_jax.kinds import kind_of
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import load_recipe
+from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.optim import make_optimizer
+from cspine_jax.training.sharding import place
+from cspine_jax.training.state import init_state
+from cspine_jax.training.warm import warm
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("gold_type1", "gold_type2", "silver", "bronze", "levels", "classifier", "vit3d", "cnn3d")
@@ -88,6 +97,54 @@ def test_gold_predicts_every_study_with_its_part(gold, odd_folder):
     for uid, row in zip(uids, p, strict=True):
         assert by_uid[uid]["part"] == "validation"
         np.testing.assert_allclose(float(by_uid[uid]["C3"]), row[3], rtol=1e-4)
+
+
+def test_views_are_averaged_and_their_spread_is_written(gold, tmp_path):
+    experiment, _, _ = gold
+    shutil.copytree(experiment.workdir, tmp_path / "w")
+    plain = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
+    config = dataclasses.replace(experiment.config, eval=dataclasses.replace(experiment.config.eval, tta=1))
+    again = Experiment(config, tmp_path / "w")
+    again.evaluate()
+    uids, p = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)
+    found, spread = read_tta(tmp_path / "w/evaluation/tta.csv")
+    assert found == uids and (np.isnan(spread) == np.isnan(p[:, 1:])).all()
+    # of two views: half of their distance; and so far is their mean from the plain one
+    np.testing.assert_allclose(spread, abs(p - plain)[:, 1:], rtol=1e-2, atol=1e-6)
+    assert np.nanmax(spread) > 0
+    assert again.predict().with_name("tta.csv").is_file()
+    Experiment(experiment.config, tmp_path / "w").evaluate()
+    assert not (tmp_path / "w/evaluation/tta.csv").exists()
+
+
+def started(config, placement):
+    """The state of a fresh run, before and after it is warmed."""
+    task, optimizer = kind_of(config).task, make_optimizer(config.optim, 10)
+    fresh = jax.jit(lambda: init_state(task, optimizer, 0), out_shardings=placement.replicated)()
+    return fresh, warm(fresh, task, config, placement)
+
+
+def test_a_model_of_levels_starts_from_the_encoder_of_one_of_vertebrae(gold, odd_folder, tmp_path, capsys):
+    workdir = gold[0].workdir
+    (tmp_path / "fold0").symlink_to(workdir)
+    start = {"train": {"init_from": str(tmp_path / "fold{fold}")}}
+    config = shrunk("levels", odd_folder[0], tmp_path, **start)
+    placement = place(jax.devices()[:1])
+    fresh, state = started(config, placement)
+    params, stats, _ = load_best(gold[0].kind.task, workdir, placement)
+    jax.tree.map(np.testing.assert_array_equal, state.params["encoder"], params["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, state.stats["encoder"], stats["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, state.params["levels"], fresh.params["levels"])
+    assert "encoder from" in (said := capsys.readouterr().out) and "levels" in said.split(";")[1]
+
+    from_gold = {"train": {"init_from": str(workdir)}}
+    other_fold = shrunk("levels", odd_folder[0], tmp_path, data={"fold": 1}, **from_gold)
+    with pytest.raises(ConfigError, match=r"is of fold 0 of 3, this one of 1 of 3: it has learnt from studies"):
+        started(other_fold, placement)
+    vit = shrunk("vit3d", odd_folder[0], tmp_path, **from_gold)
+    with pytest.raises(DataError, match="no part of its gold on tiny, 4 channels fits this vit3d on"):
+        started(vit, placement)
+    assert not list((workdir / "checkpoints").glob("*.unreadable"))
 
 
 def test_the_classifier_answers_for_every_study(folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from cspine_jax.config import from_dict
 from cspine_jax.errors import ConfigError
 from cspine_jax.models.backbones import basic_cnn
-from cspine_jax.training.crops_task import crops_task
+from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.sharding import place
@@ -38,7 +38,7 @@ def config(model, **changes):
 
 
 def task_of(settings):
-    return StudyTask(settings) if settings.task == "study" else crops_task(settings)
+    return study_level_task(settings)
 
 
 def batch_for(model, B=4, seed=0):
@@ -112,6 +112,36 @@ def test_the_same_study_answers_the_same_in_any_batch(made, model):
     assert set(figures) == {"vertebra_auc", "patient_auc"}
 
 
+@pytest.mark.parametrize("model", ["gold", "levels", "classifier"])
+def test_a_view_is_the_same_variation_of_every_study_in_any_batch(made, model):
+    task, params, stats = made(model)
+    batch = batch_for(model)
+    predict = jax.jit(task.predict)
+
+    def answers(view, rows):
+        part = {name: x[rows] for name, x in batch.items()} | {"view": np.full(len(rows), view, np.int32)}
+        return task.study_targets(jax.tree.map(np.asarray, {**part, **predict(params, stats, part)[3]}))[1]
+
+    plain = task.study_targets({**batch, **predict(params, stats, batch)[3]})[1]
+    first, second = answers(0, [0, 1, 2, 3]), answers(1, [0, 1, 2, 3])
+    np.testing.assert_allclose(answers(0, [2, 3]), first[2:], rtol=1e-4, atol=1e-6)
+    assert np.nanmax(abs(first - second)) > 1e-5 and np.nanmax(abs(first - plain)) > 1e-5
+    assert np.nanmax(abs(first - plain)) < 0.5
+
+
+def test_a_break_on_few_slices_asks_for_few_of_the_highest():
+    table = {
+        "study": np.zeros(2, np.int32),
+        "level": np.array([1, 2]),
+        "slice_prob": np.array([[0.9, 0.1, 0.2], [0.2, 0.2, 0.2]]),
+    }
+    for highest, c1 in ((1, 0.9), (2, 0.55), (5, 0.4)):
+        found = task_of(config("gold", study={"highest": highest})).study_targets(table)[1]
+        np.testing.assert_allclose(found[0, 1:3], [c1, 0.2])
+    with pytest.raises(ConfigError, match=r"study\.highest=0: must be at least 1"):
+        config("gold", study={"highest": 0})
+
+
 @pytest.mark.parametrize("model", ["gold", "levels", "vit3d"])
 def test_unknown_targets_and_padding_weigh_nothing(made, model):
     task, params, stats = made(model)
@@ -161,7 +191,7 @@ def test_targets_of_slices_move_with_the_slices(model):
     image = np.broadcast_to(np.where(targets[..., None, None, None] > 0, 900, -900), batch["image"].shape)
     batch = {**batch, "slice_targets": targets, "image": image.astype(np.int16)}
     key = jax.random.key(1)
-    seen = np.asarray(task._see(batch, key, True))[..., 0].max((-1, -2)).reshape(targets.shape)
+    seen = np.asarray(task._see(batch, key, task._config.augment))[..., 0].max((-1, -2)).reshape(targets.shape)
     followed = np.asarray(task._follow(batch, key)["slice_targets"])
     np.testing.assert_array_equal(followed, seen > 0.5)
     assert (followed != targets).any()
