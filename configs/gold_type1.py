@@ -31,8 +31,8 @@ RECIPE = {
         "model": {"dropout": 0.3},
     },
     "phantom": {
-        "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.3, "slice_labels": "box"},
-        "train": {"total_steps": 1500, "eval_steps": 250},
+        "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.4, "slice_labels": "box"},
+        "train": {"total_steps": 2000, "eval_steps": 250},
     },
     "smoke": {
         "data": {"batch_size": 4, "eval_batch_size": 8},

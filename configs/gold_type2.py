@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/gold_type2.py --config.data.manual_dir=/data/rsna
     python launch.py --config=configs/gold_type2.py:phantom
+    python launch.py --config=configs/gold_type2.py:phantom-staged
     python launch.py --config=configs/gold_type2.py:smoke
 
 A CNN on each slice, one bidirectional LSTM for the slices' answers and a second one for the patient's; the loss is (15
@@ -16,10 +17,10 @@ run here: the data need a licence.
 """
 
 from ml_collections import ConfigDict
-from recipe_parts import SHARED, VARIANTS, layered
-from recipe_parts.crops import CROPS
+from recipe_parts import SHARED, layered
+from recipe_parts.crops import CROPS, STAGED
 
-__all__ = ["VARIANTS", "get_config"]
+VARIANTS = STAGED
 
 RECIPE = {
     "full": {
@@ -31,7 +32,7 @@ RECIPE = {
     "phantom": {
         "data": {"batch_size": 4, "eval_batch_size": 8},
         "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.5, "slice_labels": "box"},
-        "train": {"total_steps": 600, "eval_steps": 100},
+        "train": {"total_steps": 1200, "eval_steps": 200},
     },
     "smoke": {"study": {"hidden": 8, "layers": 1}},
 }

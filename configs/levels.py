@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/levels.py --config.data.manual_dir=/data/rsna
     python launch.py --config=configs/levels.py:phantom
+    python launch.py --config=configs/levels.py:phantom-staged
     python launch.py --config=configs/levels.py:smoke
 
 What the sixth team added: fractures come in neighbours, so each vertebra is judged knowing the others. The loss is the
@@ -13,10 +14,10 @@ Expected: no published figure of this part alone. `full` was not run here: the d
 """
 
 from ml_collections import ConfigDict
-from recipe_parts import SHARED, VARIANTS, layered
-from recipe_parts.crops import CROPS
+from recipe_parts import SHARED, layered
+from recipe_parts.crops import CROPS, STAGED
 
-__all__ = ["VARIANTS", "get_config"]
+VARIANTS = STAGED
 
 RECIPE = {
     "full": {
@@ -28,7 +29,7 @@ RECIPE = {
     "phantom": {
         "data": {"batch_size": 4, "eval_batch_size": 8},
         "study": {"hidden": 64, "features": 64, "depth": 2, "fractured_fraction": 0.5},
-        "train": {"total_steps": 600, "eval_steps": 100},
+        "train": {"total_steps": 1200, "eval_steps": 200},
     },
     "smoke": {"study": {"hidden": 8, "features": 8, "heads": 2, "depth": 1}},
 }

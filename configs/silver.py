@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/silver.py --config.data.manual_dir=/data/rsna
     python launch.py --config=configs/silver.py:phantom
+    python launch.py --config=configs/silver.py:phantom-staged
     python launch.py --config=configs/silver.py:smoke
 
 The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of five are
@@ -13,10 +14,10 @@ Expected: document C gives it a loss of .4140 on 86 masked studies. `full` was n
 """
 
 from ml_collections import ConfigDict
-from recipe_parts import SHARED, VARIANTS, layered
-from recipe_parts.crops import CROPS
+from recipe_parts import SHARED, layered
+from recipe_parts.crops import CROPS, STAGED
 
-__all__ = ["VARIANTS", "get_config"]
+VARIANTS = STAGED
 
 RECIPE = {
     "full": {
@@ -28,8 +29,8 @@ RECIPE = {
     },
     "phantom": {
         "data": {"batch_size": 16, "eval_batch_size": 32},
-        "study": {"features": 64, "heads": 4, "depth": 2, "fractured_fraction": 0.3, "slice_labels": "box"},
-        "train": {"total_steps": 1000, "eval_steps": 166},
+        "study": {"features": 64, "heads": 4, "depth": 2, "fractured_fraction": 0.4, "slice_labels": "box"},
+        "train": {"total_steps": 2000, "eval_steps": 250},
     },
     "smoke": {
         "data": {"batch_size": 4, "eval_batch_size": 8},

@@ -31,11 +31,22 @@ def test_study_level_recipes_have_three_variants_and_full_is_the_default(name):
     full, phantom, smoke = (from_dict(load_recipe(f"{path}:{v}")) for v in ("full", "phantom", "smoke"))
     assert full.data.manual_dir == "data/rsna" and full.train.bf16 and full.optim.weight_decay > 0
     assert phantom.data.manual_dir == smoke.data.manual_dir == ""
-    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (460, 77, 256)
+    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (1000, 77, 256)
     assert smoke.data.phantom.studies <= 10 and smoke.train.total_steps <= 4
     assert full.study.model == phantom.study.model == smoke.study.model
     text = (CONFIGS / f"{name}.py").read_text()
     assert all(part in text for part in (f"configs/{name}.py:smoke", "Cost:", "Expected:"))
+
+
+@pytest.mark.parametrize("name", ["bronze", "gold_type2", "levels", "silver"])
+def test_staged_recipes_start_from_golds_encoder_of_the_same_fold(name):
+    path = CONFIGS / f"{name}.py"
+    phantom, staged = (from_dict(load_recipe(f"{path}:{variant}")) for variant in ("phantom", "phantom-staged"))
+    gold = from_dict(load_recipe(f"{CONFIGS / 'gold_type1.py'}:phantom"))
+    assert staged.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom')}/fold{{fold}}"
+    assert (phantom.model.pretrained, staged.model.pretrained) == ("imagenet", "")
+    assert staged.crops == phantom.crops == gold.crops and staged.study == phantom.study
+    assert staged.model.backbone == gold.model.backbone and staged.data.phantom == gold.data.phantom
 
 
 def test_the_backbones_of_document_a():

@@ -18,7 +18,7 @@ SHARED: dict[str, Settings] = {
     "phantom": {
         "data": {
             "manual_dir": "",
-            "phantom": {"studies": 460, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
+            "phantom": {"studies": 1000, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
         },
         "model": {"backbone": "basic_cnn"},
         "train": {"total_epochs": 0.0, "eval_epochs": 0.0, "log_steps": 25, "patience": 0, "bf16": False},
@@ -51,11 +51,12 @@ def layered(variant: str, *parts: Mapping[str, Settings]) -> ConfigDict:
     """One variant of a recipe.
 
     Args:
-        variant: one of `VARIANTS`, or one of the recipe's own, laid over "full".
+        variant: one of `VARIANTS`, or one of the recipe's own, laid over "full"; "phantom-staged" is laid over "phantom",
+            too, and so on for every "a-b".
         parts: settings by variant, each laid over those before it: `SHARED`, those of a family, the recipe's own.
     """
     config = ConfigDict()
-    for name in dict.fromkeys(("full", variant)):
+    for name in dict.fromkeys(("full", variant.partition("-")[0], variant)):
         for part in parts:
             config.update(part.get(name, {}))
     return config

