@@ -142,6 +142,20 @@ def test_a_failing_run_is_named_the_others_go_on_and_it_is_never_mixed_in(fake, 
     assert "seed=0 (there 7)" in capsys.readouterr().err
 
 
+def test_some_folds_now_and_the_others_another_day(fake, capsys):
+    w, call = fake
+    assert call("--only", "1") == 0
+    found = capsys.readouterr()
+    assert sorted(path.parent.name for path in w.glob("*/fold*/calls")) == ["fold1", "fold1"]
+    assert "a: 2 of 3 folds are missing: fold 0 (not run), fold 2 (not run)" in found.err and "error" not in found.err
+    facts = json.loads((w / "comparison/comparison.json").read_text())
+    assert facts["folds"] == [1] and facts["rows"]["a"]["studies"] == 13
+    assert call() == 0  # the others; nothing is run twice
+    assert {(w / f"a/fold{k}/calls").read_text() for k in range(3)} == {"x"}
+    assert call("--only", "3") == 2
+    assert "--only 3: there are the folds 0 to 2" in capsys.readouterr().err
+
+
 def test_no_recipe_complete_is_an_error(fake, capsys):
     w, call = fake
     assert call("--set", "seed=7") == 2

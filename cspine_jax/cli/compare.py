@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", nargs="+", action="extend", default=[], metavar="A.B=V", help="field of all recipes, data.root=/big")
     add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=CSV", help="tables from elsewhere")
     add("--labels", metavar="CSV", help="labels (default: those of the data that the recipes use)")
+    add("--only", nargs="+", type=int, default=[], metavar="FOLD", help="run these folds only; then as --partial")
     add("--partial", action="store_true", help="compare incomplete recipes, too: ALL on the finished folds they share")
     add("--no-run", action="store_true", help="start nothing, compare what is finished")
     add("--markdown", metavar="FILE", help="put the table between <!-- comparison --> and <!-- /comparison --> there")
@@ -69,19 +70,22 @@ def run(args: argparse.Namespace) -> int:
     if not recipes and not given:
         raise ConfigError("--predictions alone: give their labels, --labels=train.csv")
     jobs = plan(recipes, args.folds, root, args.set)
+    if wrong := [fold for fold in args.only if not 0 <= fold < args.folds]:
+        raise ConfigError(f"--only {wrong[0]}: there are the folds 0 to {args.folds - 1} (--folds)")
+    asked = [job for job in _all(jobs) if not args.only or job.fold in args.only]
     failed: dict[tuple[str, int], str] = {}
     if args.no_run:
         for job in _all(jobs):
             is_finished(job)
     else:
         try:
-            failed = run_jobs(_all(jobs), start)
+            failed = run_jobs(asked, start)
         except Interrupted as stopped:
             print("cspine compare: stopped; run the same command again to go on", file=sys.stderr)
             return stopped.exit_status
     finished = {name: [job for job in runs if is_finished(job)] for name, runs in jobs.items()}
     why = {name: _why(jobs[name], done, failed) for name, done in finished.items() if len(done) < args.folds}
-    used = {name: done for name, done in finished.items() if done and (args.partial or name not in why)}
+    used = {name: done for name, done in finished.items() if done and (args.partial or args.only or name not in why)}
     absent = {name: reason for name, reason in why.items() if name not in used}
     models = [_model(name, done) for name, done in used.items()]
     models += [comparing.outside_model(name, table) for name, table in tables.items()]
@@ -103,9 +107,10 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         comparing.write_markdown(Path(args.markdown), found.facts)
     print(f"\n{comparing.terminal(found.facts)}\n\nreport: {root / OUT / 'comparison.html'}")
+    unasked = bool(args.only) and all(is_finished(job) for job in asked)
     for name, reason in why.items():
-        print(f"cspine compare: error: {name}: {reason}", file=sys.stderr)
-    return 1 if why else 0
+        print(f"cspine compare: {'' if unasked else 'error: '}{name}: {reason}", file=sys.stderr)
+    return 1 if why and not unasked else 0
 
 
 def _settings(args: argparse.Namespace) -> comparing.Settings:
