@@ -27,6 +27,7 @@ import torch
 from flax import nnx
 
 from cspine_jax import models, xla
+from cspine_jax.memory import keep_freed_memory
 from cspine_jax.models.backbones import family_of
 from cspine_jax.models.pretrained import converted, overlaid
 from cspine_jax.training.sharding import place
@@ -162,7 +163,7 @@ def measure(name: str, batch: int, size: int, repeats: int) -> dict[str, Any]:
 
 
 HEAD = (
-    "| backbone | parameters | GFLOPs | parity error | inference ms | ratio | training step ms | ratio | "
+    "| backbone | parameters | GFLOPs | parity error | inference ms an image | ratio | training ms an image | ratio | "
     "compile s, inference / training |\n|---|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="one JSON line a model, added to")
     parser.add_argument("--write", type=Path, help="put the table of --out between the marks in this file")
     args = parser.parse_args()
+    keep_freed_memory()  # as training does, for both sides
     torch.set_num_threads(os.cpu_count() or 1)
     jax.config.update("jax_num_cpu_devices", args.devices)
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
