@@ -100,8 +100,30 @@ def _grouped_blocks(
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    x = x[:, :: stride[0], :: stride[1]]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+    return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`[B, H, W, C]` times `[C, O]`.
+
+    Its gradient is written out: what differentiation makes of it lets XLA turn the whole gradient of the output over
+    (a tenth of a training step of EfficientNet-Lite0).
+    """
+    return lax.dot_general(x, w, (((3,), (0,)), ((), ())))
+
+
+def _product_fwd(x, w):
+    return _product(x, w), (x, w)
+
+
+def _product_bwd(saved, g):
+    x, w = saved
+    dx = lax.dot_general(g, w, (((3,), (1,)), ((), ())))
+    return dx, lax.dot_general(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())))
+
+
+_product.defvjp(_product_fwd, _product_bwd)
 
 
 def _by_patches(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: tuple[int, int]) -> jax.Array:
@@ -165,8 +187,12 @@ def _depthwise_bwd(stride, padding, saved, g):
     return dx, _depthwise_kernel_gradient(_pad(x, padding), g, (kh, kw), stride)[:, :, None].astype(kernel.dtype)
 
 
-LARGE_MAP = 1024
-"""Pixels of a map above which a depthwise kernel's gradient is summed in bands of rows, which stay in the cache."""
+SMALL_MAP = 36
+"""Pixels of a map below which a depthwise kernel's gradient is summed over the whole of it at once.
+
+Larger maps are summed in bands of rows: they stay in the cache, and what made the gradient is not computed again for
+every tap.
+"""
 
 
 def _depthwise_kernel_gradient(
@@ -182,7 +208,7 @@ def _depthwise_kernel_gradient(
     """
     (kh, kw), sy = window, stride[0]
     h, w = g.shape[1:3]
-    band = next((n for n in (4, 2, 7, 5, 3) if h % n == 0), 1) if h * w > LARGE_MAP or kh * kw > 25 else h
+    band = next((n for n in (4, 2, 7, 5, 3) if h % n == 0), 1) if h * w >= SMALL_MAP or kh * kw > 25 else h
 
     def taps(x: jax.Array, g: jax.Array) -> jax.Array:
         size = g.shape[1], g.shape[2]
