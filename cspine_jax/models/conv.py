@@ -100,26 +100,30 @@ def _grouped_blocks(
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
-    return _product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+    return product(x[:, :: stride[0], :: stride[1]], kernel[0, 0])
+
+
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """`[..., C]` times `[C, O]`, one dtype: `[..., O]`."""
+    return _product(x, w) if on_cpu() else x @ w
 
 
 @jax.custom_vjp
 def _product(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`[B, H, W, C]` times `[C, O]`.
+    """Its gradient is written out: what differentiation makes of it lets XLA turn the output's whole gradient over.
 
-    Its gradient is written out: what differentiation makes of it lets XLA turn the whole gradient of the output over
-    (a tenth of a training step of EfficientNet-Lite0).
+    That was a tenth of a training step of EfficientNet-Lite0.
     """
-    return lax.dot_general(x, w, (((3,), (0,)), ((), ())))
+    return x @ w
 
 
 def _product_fwd(x, w):
-    return _product(x, w), (x, w)
+    return x @ w, (x, w)
 
 
 def _product_bwd(saved, g):
     x, w = saved
-    dx = lax.dot_general(g, w, (((3,), (1,)), ((), ())))
+    dx = lax.dot_general(g, w, (((g.ndim - 1,), (1,)), ((), ())))
     return dx, lax.dot_general(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())))
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.nn import initializers
 
-from cspine_jax.models.conv import Size, conv2d, pair
+from cspine_jax.models.conv import Size, conv2d, pair, product
 
 lecun_normal = initializers.lecun_normal()
 xavier_uniform = initializers.xavier_uniform()
@@ -331,7 +331,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., in]` -> `[..., out]`."""
         dtype = self.dtype or x.dtype
-        y = x.astype(dtype) @ self.kernel[...].astype(dtype)
+        y = product(x.astype(dtype), self.kernel[...].astype(dtype))
         return y if self.bias is None else y + jnp.expand_dims(self.bias[...].astype(dtype), tuple(range(y.ndim - 1)))
 
 

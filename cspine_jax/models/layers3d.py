@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cspine_jax.models.conv import on_cpu
+from cspine_jax.models.conv import on_cpu, product
 from cspine_jax.models.layers import he_normal_out
 
 PACK = 2
@@ -30,7 +30,7 @@ def conv3d(x: jax.Array, kernel: jax.Array) -> jax.Array:
     B, D, H, W, C = x.shape
     k, features = kernel.shape[0], kernel.shape[-1]
     if k == 1:
-        return x @ kernel[0, 0, 0]
+        return product(x, kernel[0, 0, 0])
     if not on_cpu():
         return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0), (0, 0), (0, 0)))
