@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cspine_jax.errors import ConfigError
+
 Size = int | tuple[int, int]
 
 BLOCK = 32
@@ -53,9 +55,17 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0,
 
     Returns:
         `[B, H', W', O]`, H' = (H + 2 padding - kh) // stride + 1.
+
+    Raises:
+        ConfigError: no window fits; nothing would come out, and means of nothing are NaN.
     """
     stride, padding = pair(stride), pair(padding)
     kh, kw, _, out = kernel.shape
+    if x.shape[1] + 2 * padding[0] < kh or x.shape[2] + 2 * padding[1] < kw:
+        raise ConfigError(
+            f"a map of {x.shape[1]} x {x.shape[2]} pixels is too small for a {kh} x {kw} convolution: give this network "
+            "larger pictures (data.size, crops.size)"
+        )
     if on_cpu() and (kh, kw) == (1, 1) and groups == 1 and padding == (0, 0):
         return _pointwise(x, kernel, stride)
     if on_cpu() and groups == x.shape[-1] == out and kh * kw <= 49:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cspine_jax.errors import ConfigError
 from cspine_jax.models import conv
 
 RNG = np.random.default_rng(0)
@@ -85,3 +86,21 @@ def test_max_pool_sends_the_gradient_of_a_tie_to_the_first(backend):
     with conv.assume_backend(backend):
         grad = jax.grad(lambda x: conv.max_pool(x, 2, 2).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(grad[0, :, :, 0], [[1, 0], [0, 0]])
+
+
+def test_a_map_without_room_for_one_window_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"a map of 1 x 3 pixels is too small for a 2 x 2 convolution: .* crops\.size"
+    ):
+        conv.conv2d(jnp.ones((1, 1, 3, 4)), jnp.ones((2, 2, 4, 4)), 2)
+    assert conv.conv2d(jnp.ones((1, 1, 3, 4)), jnp.ones((2, 2, 4, 4)), 2, padding=1).shape == (1, 1, 2, 4)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 5, 4), (2, 3, 5, 4)])
+def test_product_and_its_gradient(shape):
+    x, w = random(*shape), random(4, 7)
+    with conv.assume_backend("gpu"):
+        expected = value_and_grads(conv.product, x, w)
+    with conv.assume_backend("cpu"):
+        found = value_and_grads(conv.product, x, w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
