@@ -63,8 +63,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: Size = 1, padding: Size = 0,
     kh, kw, _, out = kernel.shape
     if x.shape[1] + 2 * padding[0] < kh or x.shape[2] + 2 * padding[1] < kw:
         raise ConfigError(
-            f"a map of {x.shape[1]} x {x.shape[2]} pixels is too small for a {kh} x {kw} convolution: give this network "
-            "larger pictures (data.size, crops.size)"
+            f"a map of {x.shape[1]} x {x.shape[2]} pixels is too small for a {kh} x {kw} convolution: give this "
+            "network larger pictures (data.size, crops.size)"
         )
     if on_cpu() and (kh, kw) == (1, 1) and groups == 1 and padding == (0, 0):
         return _pointwise(x, kernel, stride)
