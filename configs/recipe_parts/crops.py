@@ -51,10 +51,11 @@ CROPS = {
         },
         "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.05},
         "train": {"checkpoint_steps": 125},
-        "eval": {"tta": 2},
+        "eval": {"tta": 3},
     },
     "phantom-staged": {
         "model": {"pretrained": ""},
+        "augment": {"rotation": 25.0, "zoom": 0.2, "shift": 0.1, "distortion": 0.2, "cutout": 0.5},
         "optim": {"lr": 3e-4, "final_lr": 3e-6},
         "train": {
             "init_from": "runs/compare/gold_type1_phantom/fold{fold}",
