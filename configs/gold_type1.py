@@ -5,8 +5,8 @@
     python launch.py --config=configs/gold_type1.py:smoke
 
 Every slice has the label of its vertebra (`study.slice_labels="copy"`; few real studies have fracture boxes), positives
-weigh twice; a vertebra is the mean of its five highest slices and the patient 1 - prod(1 - p_j). `full` (the default) is
-the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), EfficientNetV2-S, AdamW 2e-4 to 2e-5 by a
+weigh twice; a vertebra is the mean of its five highest slices and the patient 1 - prod(1 - p_j). `full`, the default,
+is the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), EfficientNetV2-S, AdamW 2e-4 to 2e-5 by a
 cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. Crops are cut by the
 true masks; for the studies without one, `cspine segment` each fold's and give `--config.crops.masks='segmented/fold*'`.
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes, a
