@@ -133,10 +133,11 @@ class Experiment:
             assert result is not None  # only a stop gives a pass up, and nothing stops this one
             return result[1]
 
-        def run_view(batches: Iterable[Batch], view: int) -> dict[str, np.ndarray]:
-            return run(({**batch, "view": np.full(len(batch["valid"]), view, np.int32)} for batch in batches), of_view)
+        def run_views(batches: Iterable[Batch], count: int) -> dict[str, np.ndarray]:
+            each = ((batch, np.full(len(batch["valid"]), view, np.int32)) for batch in batches for view in range(count))
+            return run(({**batch, "view": view} for batch, view in each), of_view)
 
-        return Trained(self.workdir, step, params, stats, run, run_view, self.placement)
+        return Trained(self.workdir, step, params, stats, run, run_views, self.placement)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

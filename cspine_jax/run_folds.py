@@ -337,7 +337,7 @@ def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]
                     studies += len(set(found["study"].tolist())) if "study" in found else 0
                     return found
 
-                return dataclasses.replace(model, run=run, run_view=partial(timed, model.run_view))
+                return dataclasses.replace(model, run=run, run_views=partial(timed, model.run_views))
 
         experiment = Timed(config, workdir)
         try:

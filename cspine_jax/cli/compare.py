@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown:
         comparing.write_markdown(Path(args.markdown), found.facts)
     print(f"\n{comparing.terminal(found.facts)}\n\nreport: {root / OUT / 'comparison.html'}")
-    unasked = bool(args.only) and all(is_finished(job) for job in asked)
+    unasked = bool(args.only) and all(job in finished[job.name] for job in asked)
     for name, reason in why.items():
         print(f"cspine compare: {'' if unasked else 'error: '}{name}: {reason}", file=sys.stderr)
     return 1 if why and not unasked else 0

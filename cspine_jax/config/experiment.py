@@ -5,7 +5,7 @@ import dataclasses
 from cspine_jax.config.augment import AugmentConfig
 from cspine_jax.config.data import CropsConfig, DataConfig
 from cspine_jax.config.models import ModelConfig, VolumeConfig
-from cspine_jax.config.study import ON_BACKBONE, ON_CROPS, ON_SLICES, StudyConfig
+from cspine_jax.config.study import ON_BACKBONE, ON_CROPS, ON_SLICES, STUDY_LEVEL, StudyConfig
 from cspine_jax.config.training import EvalConfig, LossConfig, OptimConfig, TrainConfig
 from cspine_jax.errors import ConfigError
 
@@ -39,10 +39,10 @@ class Config:
             raise ConfigError(f"task={self.task!r}: must be one of {', '.join(TASKS)}")
         if self.task == "vertebra" and self.model.type == 3:
             raise ConfigError("model.type=3: vertebra detection has Types 1 (image) and 2 (image + metadata)")
-        for task, models in (("crops", ON_CROPS), ("study", ON_SLICES)):
+        for task, models in zip(STUDY_LEVEL, (ON_CROPS, ON_SLICES), strict=True):
             if self.task == task and self.study.model not in models:
                 raise ConfigError(f"study.model={self.study.model!r}: task {task!r} has {', '.join(models)}")
-        if self.eval.tta and self.task not in ("crops", "study"):
+        if self.eval.tta and self.task not in STUDY_LEVEL:
             raise ConfigError(f"eval.tta={self.eval.tta}: task {self.task!r} has no such views; set it to 0")
         if self.model.pretrained:
             self._check_pretrained()
@@ -55,7 +55,7 @@ class Config:
         network = ""
         if self.task == "segment2d" and self.model.network == "unet2d":
             network = "network 'unet2d'"
-        elif self.task in ("crops", "study") and self.study.model not in ON_BACKBONE:
+        elif self.task in STUDY_LEVEL and self.study.model not in ON_BACKBONE:
             network = f"study.model {self.study.model!r}"
         elif self.task in ("spine", "refine"):
             network = f"task {self.task!r}"

@@ -17,6 +17,9 @@ ON_LABELLED_SLICES = (*ON_VERTEBRAE, "gold_patient")
 ON_SLICES = ("classifier", "vit3d", "cnn3d")
 """Models of a whole study, or of clips of it: an example is a sequence of slices."""
 
+STUDY_LEVEL = ("crops", "study")
+"""Tasks of these models."""
+
 ON_CROPS = (*ON_VERTEBRAE, *ON_LEVELS)
 ON_BACKBONE = (*ON_CROPS, "classifier")
 

@@ -12,11 +12,11 @@ import numpy as np
 from cspine_jax import __version__
 from cspine_jax.config import Config, from_dict, to_dict
 from cspine_jax.errors import DataError
-from cspine_jax.inference.run import from_folder, read_json
+from cspine_jax.inference.run import from_folder
 from cspine_jax.inference.weights import CARD, TASKS, Card, flatten
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.sharding import place
-from cspine_jax.training.workdir import write_text
+from cspine_jax.training.workdir import read_json, write_text
 
 
 def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str, facts: Mapping[str, Any]) -> Card:

@@ -1,7 +1,6 @@
 """A trained slice model, loaded once and asked about many studies: a run's own folder, or a weights file."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from cspine_jax.inference.calibration import unweighted
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
+from cspine_jax.training.workdir import read_json
 
 LEVELS = ("presence", "slice", "vertebra", "patient")
 
@@ -175,19 +175,6 @@ def from_file(path: str | Path | None) -> Loaded:
     task = SliceTask(config)
     params, stats = weights.trees("fracture", jax.eval_shape(lambda: task.init(jax.random.key(0))), arrays, card.name)
     return Loaded(config, about, int(facts["step"]), params, stats)
-
-
-def read_json(path: Path, fix: str) -> dict[str, Any]:
-    """A JSON object from a file; `fix` ends the message of what is wrong with it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; {fix}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); {fix}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: not a JSON object; {fix}")
-    return content
 
 
 def _read_config(workdir: Path) -> Config:

@@ -26,7 +26,8 @@ class Trained:
         stats: on the devices.
         run: runs the task's `predict` over host batches of one shape. Gives the host table of every output and every
             batch column of at most two axes, [N, ...], padding removed.
-        run_view: the same of the test-time augmentation of this number, for tasks that have them.
+        run_views: the same of so many test-time augmentations in one pass, for tasks that have them; column `view` says
+            which a row is of.
         placement: the devices.
     """
 
@@ -35,7 +36,7 @@ class Trained:
     params: Any
     stats: Any
     run: Callable[[Iterable[Batch]], dict[str, np.ndarray]]
-    run_view: Callable[[Iterable[Batch], int], dict[str, np.ndarray]]
+    run_views: Callable[[Iterable[Batch], int], dict[str, np.ndarray]]
     placement: Placement
 
     @property

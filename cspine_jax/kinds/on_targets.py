@@ -139,8 +139,11 @@ class OnTargets(Kind):
             and the others. Their standard deviation over these views for the vertebrae, [n, 7]; None without.
         """
         views = [self._table(model.run(self.in_order(positions)), positions)]
-        for view in range(self.config.eval.tta):
-            views.append(self._table(model.run_view(self.in_order(positions), view), positions))
+        if count := self.config.eval.tta:
+            found = model.run_views(self.in_order(positions), count)
+            for view in range(count):
+                of_view = {name: x[found["view"] == view] for name, x in found.items()}
+                views.append(self._table(of_view, positions))
         return np.mean(views, axis=0), np.std(views, axis=0)[:, 1:] if len(views) > 1 else None
 
     def _table(self, found: dict[str, np.ndarray], positions: np.ndarray) -> np.ndarray:

@@ -89,12 +89,7 @@ def write_targets(
         table: `[S, 8]`.
         parts: `[S]`, a column `part` after the UID; None for none.
     """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([UID, *(["part"] if parts is not None else []), *TARGETS])
-        for k, (uid, row) in enumerate(zip(uids, table, strict=True)):
-            part = [parts[k]] if parts is not None else []
-            writer.writerow([uid, *part, *("" if np.isnan(p) else f"{p:.6g}" for p in row)])
+    _write(path, TARGETS, uids, table, parts)
 
 
 SPREAD_FILE = "tta.csv"
@@ -103,11 +98,16 @@ SPREAD_FILE = "tta.csv"
 
 def write_spread(path: Path, uids: Sequence[str], spread: np.ndarray) -> None:
     """`StudyInstanceUID,C1..C7`, standard deviations over test-time augmentations `[S, 7]`; NaN is an empty cell."""
+    _write(path, VERTEBRAE, uids, spread)
+
+
+def _write(path: Path, names: Sequence[str], uids: Sequence[str], table: np.ndarray, parts=None) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([UID, *VERTEBRAE])
-        for uid, row in zip(uids, spread, strict=True):
-            writer.writerow([uid, *("" if np.isnan(x) else f"{x:.6g}" for x in row)])
+        writer.writerow([UID, *(["part"] if parts is not None else []), *names])
+        for k, (uid, row) in enumerate(zip(uids, table, strict=True)):
+            part = [parts[k]] if parts is not None else []
+            writer.writerow([uid, *part, *("" if np.isnan(x) else f"{x:.6g}" for x in row)])
 
 
 def match_studies(

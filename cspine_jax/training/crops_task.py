@@ -21,9 +21,6 @@ from cspine_jax.losses import copies_loss, sequence_loss
 from cspine_jax.training.study_task import RSNA_POSITIVE_WEIGHT, Judged, StudyLevelTask, StudyTask, judge_targets
 from cspine_jax.training.task import Batch
 
-STUDY_LEVEL = ("crops", "study")
-"""Values of `config.task` that `study_level_task` knows."""
-
 
 def study_level_task(config: Config) -> StudyLevelTask:
     """The task of `config.study.model`, on crops or on slices."""

@@ -1,7 +1,6 @@
 """What a fresh run starts from instead of random weights: another run's best, or published ones of its backbone."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from cspine_jax.config import Config, from_dict
+from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.checkpoint import load_best
-from cspine_jax.training.crops_task import STUDY_LEVEL, study_level_task
+from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.sharding import Placement
 from cspine_jax.training.state import TrainState
 from cspine_jax.training.study_models import channels
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import OnBackbone, Task
-from cspine_jax.training.workdir import say
+from cspine_jax.training.workdir import read_json, say
 
 
 def warm(state: TrainState, task: Task, config: Config, placement: Placement) -> TrainState:
@@ -46,7 +46,7 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
     if not (folder / "checkpoints").is_dir():
         raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
     file = folder / "config.json"
-    theirs = from_dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else config
+    theirs = from_dict(read_json(file, "give the --workdir of a finished run")) if file.is_file() else config
     _check_folds(given, config, theirs)
     if not isinstance(task, StudyLevelTask) or theirs.task not in STUDY_LEVEL:
         params, stats, _ = load_best(task, folder, placement)
@@ -82,9 +82,8 @@ def _check_folds(given: str, config: Config, theirs: Config) -> None:
 def _same(state: TrainState, params: Any, stats: Any, name: str) -> bool:
     """Whether a part of the network has the same arrays in both."""
 
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree.get(name, {}))
-        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(jnp.shape, tree.get(name, {}))
 
     return shapes(state.params) == shapes(params) and shapes(state.stats) == shapes(stats)
 

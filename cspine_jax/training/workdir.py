@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -56,6 +57,19 @@ def check_same(
             f"{path}: this run was started with other settings: {', '.join(differing)}; give those back or another "
             "--workdir"
         )
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object from a file; `fix` ends the message of what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; {fix}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); {fix}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a JSON object; {fix}")
+    return content
 
 
 @contextlib.contextmanager

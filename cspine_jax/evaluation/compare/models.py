@@ -17,6 +17,10 @@ FEW = 3
 """How many studies a message names."""
 
 
+Table = tuple[Sequence[str], np.ndarray]
+"""(study uids `[S]`, values `[S, C]`)."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """What one model says about the studies that it was not trained on.
@@ -37,16 +41,12 @@ class Model:
     p: np.ndarray
     tta: np.ndarray | None = None
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    validation: "Table | None" = None
+    validation: Table | None = None
 
     @property
     def outside(self) -> bool:
         """The table came from elsewhere: nothing is known of what it was trained on."""
         return bool((self.fold < 0).all())
-
-
-Table = tuple[Sequence[str], np.ndarray]
-"""(study uids `[S]`, values `[S, C]`)."""
 
 
 def join_folds(

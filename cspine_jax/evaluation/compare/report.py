@@ -29,7 +29,8 @@ FILES: Mapping[str, str] = {
 
 LIMITS = (
     "Research only. Not a medical device, and not for any decision about a patient.",
-    "Fill values, thresholds, weights and calibrators of a fold come from the other folds alone. The choice of recipes "
+    "Fill values, thresholds, weights and calibrators of a fold come from the other folds alone (of one fold alone: "
+    "from its validation studies). The choice of recipes "
     "does not: whoever tunes a recipe on these tables has seen them.",
     "A pooled AUC compares scores of different folds' models; 'within folds' is the mean of each fold's own AUC.",
     "Intervals resample the studies of this comparison. They leave out what another training seed, scanner or hospital "

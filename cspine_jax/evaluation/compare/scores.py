@@ -51,7 +51,6 @@ def score(
     drawn: np.ndarray,
     calibrated: np.ndarray,
     bins: int = 10,
-    known: np.ndarray | None = None,
     chosen: dict[str, Thresholds] | None = None,
 ) -> Scored:
     """Scores a table.
@@ -63,7 +62,6 @@ def score(
         drawn: `[1 + R, S]` study weights of `resample.weights`.
         calibrated: `[S, 8]` p after calibration on the other folds, without NaN.
         bins: of the calibration error.
-        known: bool `[S, 8]`, False where p was filled in; thresholds are chosen without such cells.
         chosen: thresholds of each group; None chooses them here.
     """
     sampled: Sampled = {}
@@ -75,7 +73,7 @@ def score(
     for name, table in tables.items():
         for kind in "ABC":
             sampled[f"{name}_{kind}"] = np.asarray(metrics.rsna_log_loss(labels, table, kind, weights=drawn))
-    chosen = chosen or choose(labels, p, fold, known)
+    chosen = chosen or choose(labels, p, fold)
     for group, columns in GROUPS.items():
         found = _group(labels[:, columns], p[:, columns], fold, chosen[group].yes, drawn, bins)
         sampled |= {f"{group}_{name}": values for name, values in found.items()}
@@ -84,8 +82,10 @@ def score(
     return Scored(p, sampled, chosen, delong)
 
 
-def choose(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None) -> dict[str, Thresholds]:
-    """The thresholds of each group, arguments as of `score`."""
+def choose(
+    labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None = None
+) -> dict[str, Thresholds]:
+    """The thresholds of each group, see `nested.thresholds`; tables `[S, 8]`."""
     return {
         group: thresholds(labels[:, columns], p[:, columns], fold, None if known is None else known[:, columns])
         for group, columns in GROUPS.items()
