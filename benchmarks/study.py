@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from backbones import reference  # beside this file; names torchvision's missing operators before it imports it
 from flax import nnx
 from segment import REFINE, SPINE, alternate, both
+from torch_side import reference  # beside this file; names torchvision's missing operators before it imports it
 
 from cspine_jax import xla
 from cspine_jax.aggregation import gold_targets

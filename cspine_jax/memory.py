@@ -8,7 +8,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep the memory that it frees; for a program that trains, before it imports jax.
+    """Lets this process keep the memory that it frees: one that trains, before it imports jax, or works on volumes.
 
     A training step on the CPU frees its hundreds of megabytes of intermediate results at its end. The C library gives
     them back to the system, which hands them out again in the next step page by page: a tenth to a quarter of the step.

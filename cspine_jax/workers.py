@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 
+from cspine_jax.memory import keep_freed_memory
+
 
 def process_pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """A pool of fresh processes: not forks, since the caller may run jax, whose threads do not survive a fork.
@@ -16,6 +18,7 @@ def process_pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _start() -> None:
+    keep_freed_memory()  # a study's arrays are freed and asked for again by the hundred: a fifth of making a phantom
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

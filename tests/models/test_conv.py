@@ -62,10 +62,20 @@ def test_maps_smaller_than_the_kernel_equal_native(size, stride):
     assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, 1), x, k)
 
 
-@pytest.mark.parametrize(("kernel", "size", "stride"), [(3, 34, 1), (7, 12, 1), (7, 9, 2), (3, 40, 1)])
-def test_depthwise_gradients_in_bands_of_rows_equal_native(kernel, size, stride):
-    x, k = random(2, size, size, 3), random(kernel, kernel, 1, 3)
-    assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, kernel // 2, groups=3), x, k)
+@pytest.mark.parametrize(
+    ("kernel", "size", "padding"), [(3, (4, 5), 1), (3, (4, 4), 0), ((1, 7), (5, 6), (0, 3)), ((5, 3), (6, 5), (4, 0))]
+)
+def test_kernels_larger_than_the_map_equal_native(kernel, size, padding):
+    x, k = random(2, *size, 24), random(*conv.pair(kernel), 24, 16)
+    assert k.size >= x.size
+    assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, 1, padding), x, k)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 6, 8])
+@pytest.mark.parametrize(("kernel", "size", "stride"), [(3, 9, 1), (7, 9, 2), (3, 150, 1)])
+def test_depthwise_gradients_some_pictures_at_a_time_equal_native(batch, kernel, size, stride):
+    x, k = random(batch, size, size, 3), random(kernel, kernel, 1, 3)
+    assert_same_on_both_back_ends(lambda x, k: conv.conv2d(x, k, stride, kernel // 2, groups=3) / size, x, k)
 
 
 def test_conv2d_by_hand():
@@ -75,7 +85,9 @@ def test_conv2d_by_hand():
     np.testing.assert_array_equal(out[0, :, :, 0], [[0 + 1 + 3 + 4, 1 + 2 + 4 + 5], [3 + 4 + 6 + 7, 4 + 5 + 7 + 8]])
 
 
-@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), ((1, 3), (1, 2), (0, 1))])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), ((1, 3), (1, 2), (0, 1)), (2, 3, 0), (5, 2, 2)]
+)
 @pytest.mark.parametrize("size", [(8, 8), (9, 11)])
 def test_max_pool_equals_native(size, window, stride, padding):
     assert_same_on_both_back_ends(lambda x: conv.max_pool(x, window, stride, padding), random(2, *size, 3))
