@@ -51,7 +51,7 @@ CROPS = {
         },
         "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.05},
         "train": {"checkpoint_steps": 125},
-        "eval": {"tta": 4},
+        "eval": {"tta": 2},
     },
     "phantom-staged": {
         "model": {"pretrained": ""},
@@ -59,9 +59,9 @@ CROPS = {
         "optim": {"lr": 3e-4, "final_lr": 3e-6},
         "train": {
             "init_from": "runs/compare/gold_type1_phantom/fold{fold}",
-            "total_steps": 300,
-            "eval_steps": 100,
-            "checkpoint_steps": 100,
+            "total_steps": 150,
+            "eval_steps": 75,
+            "checkpoint_steps": 75,
         },
     },
     "smoke": {"crops": {"positions": 4, "radius": 1, "size": 32}},
