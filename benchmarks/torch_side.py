@@ -1,5 +1,6 @@
 """PyTorch's side of the benchmarks: reference networks, and a process of its own that runs them when asked."""
 
+import copy
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -52,7 +53,7 @@ def settle(net: torch.nn.Module, image: torch.Tensor) -> None:
 def serve(pipe: Connection, threads: int, keep: bool) -> None:
     """Runs networks on demand until the pipe closes.
 
-    Messages: ("build", name, x `[B, H, W, 3]`, labels `[B]`) is answered with (state dict, logits), as arrays;
+    Messages: ("build", name, x `[B, H, W, 3]`, labels `[B]`) is answered with (state dict, logits in float64);
     ("inference" or "training",) with the seconds that one took.
 
     Args:
@@ -71,8 +72,8 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
         if what == "build":
             net, image, labels = _built(*rest)
             optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-            with torch.inference_mode():
-                logits = net(image).numpy()
+            with torch.inference_mode():  # float64: some of its float32 convolutions (Winograd's) are off by 1e-4
+                logits = copy.deepcopy(net).double()(image.double()).numpy()
             pipe.send(({key: value.detach().numpy() for key, value in net.state_dict().items()}, logits))
             continue
         start = time.perf_counter()
