@@ -36,7 +36,6 @@ from cspine_jax.models.pretrained import converted, overlaid
 from cspine_jax.training.sharding import place
 
 NO_REFERENCE = ("basic_cnn",)
-OF_TIMM = ("resnet18d", "efficientnet_lite0", "tf_efficientnetv2_s", "tf_efficientnetv2_l")
 PAUSE_S = 0.02
 """Between turns: threads that have just worked wait for more, each on a core, before they sleep."""
 
@@ -67,11 +66,10 @@ def asked(pipe: Connection, *message: Any) -> Any:
     return pipe.recv()
 
 
-def ours(name: str, table: dict[str, np.ndarray]) -> tuple[nnx.GraphDef, nnx.State]:
-    """The backbone with the weights of a state dict."""
+def ours(name: str, source: str, table: dict[str, np.ndarray]) -> tuple[nnx.GraphDef, nnx.State]:
+    """The backbone with the weights of a state dict of torchvision or timm."""
     graph, state = nnx.split(nnx.eval_shape(lambda: models.create(name, dropout=0.0, drop_path=0.0, rngs=nnx.Rngs(0))))
-    names = family_of(name).NAMES["timm" if name in OF_TIMM else "torchvision"]
-    arrays, missing, misshapen, _ = converted(state, table, names)
+    arrays, missing, misshapen, _ = converted(state, table, family_of(name).NAMES[source])
     if missing or misshapen:
         raise SystemExit(f"{name}: the two networks differ: missing {missing[:3]}, misshapen {misshapen[:3]}")
     return graph, overlaid(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state), arrays)
@@ -98,8 +96,8 @@ def measure(name: str, batch: int, size: int, repeats: int, pipes: list[Connecti
     size = {"inception_v3": max(size, 75), "vit_b_16": 224}.get(name, size)  # what torchvision's allow
     rng = np.random.default_rng(0)
     x, target = rng.normal(size=(batch, size, size, 3)).astype(np.float32), rng.integers(0, 1000, batch)
-    (table, expected), *_ = [asked(pipe, "build", name, x, target) for pipe in pipes]
-    graph, state = ours(name, table)
+    (source, table, expected), *_ = [asked(pipe, "build", name, x, target) for pipe in pipes]
+    graph, state = ours(name, source, table)
     params, stats = nnx.split_state(state, nnx.Param, ...)
 
     def answer(state: nnx.State, x: jax.Array) -> jax.Array:

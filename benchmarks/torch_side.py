@@ -53,8 +53,8 @@ def settle(net: torch.nn.Module, image: torch.Tensor) -> None:
 def serve(pipe: Connection, threads: int, keep: bool) -> None:
     """Runs networks on demand until the pipe closes.
 
-    Messages: ("build", name, x `[B, H, W, 3]`, labels `[B]`) is answered with (state dict, logits in float64);
-    ("inference" or "training",) with the seconds that one took.
+    Messages: ("build", name, x `[B, H, W, 3]`, labels `[B]`) is answered with ("torchvision" or "timm", state dict,
+    logits in float64); ("inference" or "training",) with the seconds that one took.
 
     Args:
         pipe: to the process that asks.
@@ -72,9 +72,10 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
         if what == "build":
             net, image, labels = _built(*rest)
             optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-            with torch.inference_mode():  # float64: some of its float32 convolutions (Winograd's) are off by 1e-4
+            with torch.inference_mode():  # float64: its own float32 is off by up to 1.4e-4
                 logits = copy.deepcopy(net).double()(image.double()).numpy()
-            pipe.send(({key: value.detach().numpy() for key, value in net.state_dict().items()}, logits))
+            table = {key: value.detach().numpy() for key, value in net.state_dict().items()}
+            pipe.send(("timm" if rest[0] in TIMM else "torchvision", table, logits))
             continue
         start = time.perf_counter()
         if what == "inference":
