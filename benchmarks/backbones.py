@@ -177,7 +177,8 @@ BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=[n for n in models.names() if n not in NO_REFERENCE])
+    names = [name for name in models.names() if name not in NO_REFERENCE]
+    parser.add_argument("--models", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)

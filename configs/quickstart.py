@@ -6,9 +6,9 @@ Writes phantom studies as DICOM, builds the records, trains document B's Type 3 
 probabilities out; L = 2 L_frac + L_vert) from scratch and reports on studies it never saw.
 `--config.data.manual_dir=/data/rsna` points the same command at a real RSNA-layout folder.
 
-Cost: 5 minutes on two quiet CPU cores (phantom and records 1.9, training 2.5, of which compilation 7 s).
-Expected (50 held-out `easy` phantoms, seed 0): vertebra presence AUC 0.993, slice fracture AUC 0.905, vertebra fracture
-AUC 0.935, patient AUC 0.824. Phantom figures: they say nothing of clinical accuracy, and the
+Cost: 5 minutes on two quiet CPU cores with AVX-512 (phantom and records 1.9, training 2.5), 9 on two older ones.
+Expected (50 held-out `easy` phantoms, seed 0): vertebra presence AUC 0.993, slice fracture AUC 0.902, vertebra fracture
+AUC 0.936, patient AUC 0.808. Phantom figures: they say nothing of clinical accuracy, and the
 phantom's swelling was tuned until they were met (docs/decisions.md).
 """
 
