@@ -20,10 +20,10 @@ from cspine_jax.errors import ConfigError
 
 AIR_HU = -1000.0
 
-MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs", "metadata", "targets", "slice_targets")
+MIXED = ("presence", "fracture", "slice_fracture", "vertebra_probs", "metadata", "targets", "slice_targets", "where")
 """Targets (and inputs) that mixup blends like the image."""
 
-KNOWN = ("presence_known", "fracture_known", "slice_known", "targets_known")
+KNOWN = ("presence_known", "fracture_known", "slice_known", "targets_known", "where_known")
 """0/1 flags: a blend is known where both of its parts are."""
 
 

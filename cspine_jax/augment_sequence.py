@@ -2,7 +2,7 @@
 
 All slices of a sequence move together, as the channels of one stack do (`augment`): they are neighbours in one neck,
 and one set of sampling positions then serves them all. The mask moves along and is read at the nearest pixel, so that a
-mask of 0 and 1 stays one.
+mask of 0 and 1 stays one; and so do boxes, as the pixels inside.
 """
 
 import jax
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from cspine_jax.augment import prepare_pair
 from cspine_jax.config import AugmentConfig
+
+_BOX_BIT = 4
+"""Of the labels that move with the picture: 0..15 is the mask, 16 is inside a box."""
 
 
 def prepare_sequence(
@@ -21,6 +24,7 @@ def prepare_sequence(
     train: bool,
     *,
     mask_scale: float = 1.0,
+    box: jax.Array | None = None,
 ) -> jax.Array:
     """Raw sequences to model input.
 
@@ -32,23 +36,39 @@ def prepare_sequence(
         config: window and strengths.
         train: False windows and crops only.
         mask_scale: what a label of 1 becomes.
+        box: float32 [B, T, 4], top, left, bottom, right in pixels (pixel k is from k to k + 1); none where all are 0.
+            Needs a mask.
 
     Returns:
-        float32 [B, T, H', W', K (+ 1)], windowed, the mask (its label values, scaled) as last channel; zeros on
-        padding.
+        float32 [B, T, H', W', K (+ 1) (+ 1)], windowed, then the mask (its label values, scaled), then 1 inside the
+        boxes and 0 elsewhere; zeros on padding.
     """
     B, T, height, width, K = image.shape
     stack = jnp.transpose(image, (0, 1, 4, 2, 3)).reshape(B, T * K, height, width)
+    if box is not None:
+        assert mask is not None
+        mask = mask | (inside_boxes(box, height, width).astype(mask.dtype) << _BOX_BIT)
     x, labels = prepare_pair(stack, mask, key, config, train)
     x = x.reshape(*x.shape[:3], T, K)
     if labels is not None:
         moved = jnp.transpose(labels, (0, 2, 3, 1))[..., None]
-        x = jnp.concatenate([x, mask_scale * moved.astype(x.dtype)], axis=-1)
+        x = jnp.concatenate([x, mask_scale * (moved & ((1 << _BOX_BIT) - 1)).astype(x.dtype)], axis=-1)
+        if box is not None:
+            x = jnp.concatenate([x, (moved >> _BOX_BIT).astype(x.dtype)], axis=-1)
     x = jnp.transpose(x, (0, 3, 1, 2, 4))
     if train and key is not None:
         x = cut_out(x, jax.random.fold_in(key, 3), config.cutout)
         x = shuffle_slices(x, there, _order(key), config.slice_shuffle)
     return jnp.where(there[:, :, None, None, None], x, 0.0)
+
+
+def inside_boxes(box: jax.Array, height: int, width: int) -> jax.Array:
+    """Bool [..., height, width]: which pixels have their centre in a rectangle [..., 4], see `prepare_sequence`."""
+    top, left, bottom, right = jnp.moveaxis(box[..., None], -2, 0)
+    rows, columns = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
+    rows, columns = (x.reshape((1,) * (box.ndim - 1) + (-1,)) for x in (rows, columns))
+    down, across = (top < rows) & (rows < bottom), (left < columns) & (columns < right)
+    return down[..., :, None] & across[..., None, :]
 
 
 def follow_slices(targets: jax.Array, there: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:

@@ -3,6 +3,7 @@
 Each loss is a pair `(sum, weight)`; the value is sum / weight. Pairs of shards or batches add up, their ratios do not.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -143,6 +144,24 @@ def copies_loss(logits: jax.Array, label: jax.Array, mask: jax.Array, config: Lo
     options = {"positive_weight": config.positive_weight, "label_smoothing": config.label_smoothing}
     each = label if label.ndim == logits.ndim else label[..., None]
     return weighted_bce(logits, jnp.broadcast_to(each, logits.shape), mask, **options)
+
+
+def where_loss(logits: jax.Array, inside: jax.Array, known: jax.Array) -> Pair:
+    """Whether the cells of a map show a break, taught by boxes: cross-entropy, averaged over the cells of each slice.
+
+    A cell is positive that shares a pixel with a box.
+
+    Args:
+        logits: `[B, T, h, w]`.
+        inside: `[B, T, H, W]`, 0..1, how much a pixel is inside a box. A cell of the map has 2^n pixels a side, the
+            last ones perhaps fewer.
+        known: `[B, T]`, 0 for slices that are padding or whose boxes are not known.
+    """
+    B, T, h, w = logits.shape
+    a, b = (2 ** round(math.log2(n / m)) for n, m in zip(inside.shape[2:], (h, w), strict=True))
+    inside = jnp.pad(inside, ((0, 0), (0, 0), (0, h * a), (0, w * b)))[:, :, : h * a, : w * b]
+    target = inside.reshape(B, T, h, a, w, b).max((3, 5))
+    return weighted_bce(logits, target, jnp.broadcast_to(known[..., None, None], logits.shape))
 
 
 def sequence_loss(

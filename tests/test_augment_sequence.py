@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cspine_jax import augment
-from cspine_jax.augment_sequence import cut_out, follow_slices, prepare_sequence, shuffle_slices
+from cspine_jax.augment_sequence import cut_out, follow_slices, inside_boxes, prepare_sequence, shuffle_slices
 from cspine_jax.config import AugmentConfig
 from cspine_jax.denoise import cluster_means, denoise
 from cspine_jax.errors import ConfigError
@@ -50,6 +50,31 @@ def test_mask_and_image_make_the_same_moves_in_all_slices():
     assert len({x[k, 0, ..., -1].tobytes() for k in range(6)}) == 6
     again = np.asarray(prepare_sequence(image, mask, there, KEY, MOVING, True))
     np.testing.assert_allclose(x, again, atol=1e-5)
+
+
+def test_boxes_move_with_the_picture():
+    image, mask = squares()
+    there = jnp.ones((6, 3), bool).at[0, 2].set(False)
+    box = jnp.zeros((6, 3, 4)).at[:, 1:].set(jnp.array([6.0, 9.0, 14.0, 19.0]))  # about the bright box, on two slices
+    still = np.asarray(prepare_sequence(image, mask, there, None, OFF, False, box=box))
+    np.testing.assert_array_equal(still[1:, 1:, ..., -1], np.asarray(mask)[1:, 1:] > 0)
+    for config in (MOVING, dataclasses.replace(MOVING, cutout=0.5, slice_shuffle=0.9)):
+        x = np.asarray(jax.jit(lambda k, c=config: prepare_sequence(image, mask, there, k, c, True, box=box))(KEY))
+        without = np.asarray(jax.jit(lambda k, c=config: prepare_sequence(image, mask, there, k, c, True))(KEY))
+        np.testing.assert_allclose(x[..., :-1], without, atol=1e-6)
+        inside, shown = x[..., -1] > 0, x[..., -2] > 0
+        boxed = inside.any((2, 3))
+        assert boxed.sum() in (11, 10, 9) and not boxed[0, 2]
+        np.testing.assert_array_equal(inside[boxed], shown[boxed])
+        assert boxed[:, 0].any() == bool(config.slice_shuffle)
+
+
+def test_pixels_inside_boxes_are_those_whose_centre_is():
+    box = np.array([[1.0, 2.0, 3.0, 4.0], [0.4, 0.6, 1.4, 1.6], [0, 0, 0, 0], [-5, -5, 90, 90]], np.float32)
+    inside = np.asarray(inside_boxes(jnp.asarray(box), 4, 5))
+    by_hand = np.zeros((4, 4, 5), bool)
+    by_hand[0, 1:3, 2:4] = by_hand[1, :1, 1:2] = by_hand[3] = True
+    np.testing.assert_array_equal(inside, by_hand)
 
 
 @pytest.mark.parametrize(("name", "move"), [

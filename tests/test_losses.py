@@ -158,6 +158,24 @@ def test_slices_may_have_labels_of_their_own():
     np.testing.assert_allclose(parts["slice"], pair, rtol=1e-5)
 
 
+def test_where_loss_is_of_the_cells_that_share_a_pixel_with_a_box():
+    """2 x 3 cells of 4 pixels, the last ones of three; a slice whose boxes are not known may hold anything."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 2, 2, 3)).astype(np.float32)
+    inside = np.zeros((2, 2, 7, 11), np.float32)
+    inside[0, 0, 3:6, 8:10] = 1  # both cells of the last column
+    inside[1, 0, 0, 0] = 0.3  # a blend of two pictures
+    inside[1, 1] = np.nan
+    known = np.array([[1, 1], [1, 0]], np.float32)
+    target = np.zeros(logits.shape)
+    target[0, 0, :, 2], target[1, 0, 0, 0] = 1, 0.3
+    each = np.logaddexp(0, logits) - target * logits
+    total, weight = losses.where_loss(jnp.asarray(logits), jnp.asarray(inside), jnp.asarray(known))
+    assert float(total) == pytest.approx(each[0].sum() + each[1, 0].sum(), rel=1e-5) and float(weight) == 3 * 6
+    grad = jax.grad(lambda z: losses.where_loss(z, jnp.asarray(inside), jnp.asarray(known))[0])(jnp.asarray(logits))
+    assert np.isfinite(grad).all() and not grad[1, 1].any()
+
+
 def test_sequence_loss_is_fifteen_parts_slices_and_one_part_patient():
     rng = np.random.default_rng(0)
     outputs = {"slice": rng.normal(size=(3, 7 * 4)), "patient": rng.normal(size=3)}

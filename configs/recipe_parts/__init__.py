@@ -18,7 +18,8 @@ SHARED: dict[str, Settings] = {
     "phantom": {
         "data": {
             "manual_dir": "",
-            "phantom": {"studies": 1000, "seed": 77, "size": 256, "scale": 0.5, "fov": 0.7, "difficulty": "standard"},
+            "phantom": {"studies": 2000, "seed": 77, "size": 192, "scale": 0.5, "fov": 0.55, "difficulty": "standard"},
+            "num_folds": 10,
         },
         "model": {"backbone": "basic_cnn"},
         "train": {"total_epochs": 0.0, "eval_epochs": 0.0, "log_steps": 25, "patience": 0, "bf16": False},

@@ -44,6 +44,10 @@ class StudyConfig:
     `slice_labels` of gold, silver and bronze: "copy" gives each slice its vertebra's label, as the winners did; "box"
     makes those slices of a fractured vertebra positive on which a fracture box shows it (all of them where none does).
 
+    `where_weight` > 0 (models of crops) adds a map of logits on each slice, of whether a break is there, taught by the
+    fracture boxes where they are known (an intact vertebra has none), its loss weighed so much: a break fills a few
+    pixels, and one label a slice says little of which. What the map finds joins the slice's embedding.
+
     `highest` slices' mean is the vertebra's probability in these models. Copied labels have the winners' 5; where only
     the slices with the break are positive, a break on fewer of them needs a smaller number.
 
@@ -67,6 +71,7 @@ class StudyConfig:
     clip_visible: float = 0.3
     clip_labels: str = "unknown"
     slice_labels: str = "copy"
+    where_weight: float = 0.0
     highest: int = 5
     fractured_fraction: float = 0.0
     chunk: int = 0
@@ -96,12 +101,18 @@ class StudyConfig:
         one_of(self, "clip_labels", ("unknown", "negative"))
         one_of(self, "slice_labels", ("copy", "box"))
         between(self, "fractured_fraction", 0.0, 0.99)
+        at_least(self, "where_weight", 0)
         if self.features % self.heads:
             raise ConfigError(f"study.features={self.features}: must be a multiple of study.heads={self.heads}")
         if self.slice_labels != "copy" and self.model not in ON_LABELLED_SLICES:
             raise ConfigError(
                 f"study.slice_labels={self.slice_labels!r}: slices of {self.model!r} have no labels; this is for "
                 f"{', '.join(ON_LABELLED_SLICES)}"
+            )
+        if self.where_weight and self.model not in ON_CROPS:
+            raise ConfigError(
+                f"study.where_weight={self.where_weight}: {self.model!r} has no map of breaks; this is for "
+                f"{', '.join(ON_CROPS)}"
             )
         if self.clip_depth and self.model not in ON_SLICES:
             raise ConfigError(

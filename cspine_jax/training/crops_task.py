@@ -40,7 +40,9 @@ class VertebraCropsTask(StudyLevelTask):
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image = batch["image"]
         there = jnp.ones(image.shape[:2], bool)
-        return prepare_sequence(image, batch["mask"], there, key, augment, key is not None)
+        return prepare_sequence(
+            image, batch["mask"], there, key, augment, key is not None, box=self._boxes(batch, key, image.shape[1])
+        )
 
     def _follow(self, batch: Batch, key: jax.Array) -> Batch:
         targets = batch["slice_targets"]
@@ -48,6 +50,10 @@ class VertebraCropsTask(StudyLevelTask):
 
     def _there(self, batch: Batch) -> None:
         return None
+
+    def _where_known(self, batch: Batch) -> jax.Array:
+        known = batch["where_known"] * batch["valid"].astype(jnp.float32)
+        return jnp.broadcast_to(known[:, None], batch["slice_targets"].shape)
 
     def _judge(self, outputs: jax.Array, batch: Batch) -> Judged:
         known = batch["targets_known"] * batch["valid"].astype(jnp.float32)
@@ -99,6 +105,7 @@ class PatientCropsTask(StudyLevelTask):
             key,
             augment,
             key is not None,
+            box=self._boxes(batch, key, S),
         )
         return x.reshape(B, L * S, *x.shape[2:]) if self._gold else x.reshape(B, L, S, *x.shape[2:])
 
@@ -116,6 +123,11 @@ class PatientCropsTask(StudyLevelTask):
         B, L = batch["there"].shape
         each = self._slices_there(batch)
         return each.reshape(B, -1) if self._gold else each.reshape(B, L, -1)
+
+    def _where_known(self, batch: Batch) -> jax.Array:
+        known = batch["where_known"] * batch["valid"].astype(jnp.float32)[:, None]
+        B = len(known)
+        return self._slices_there(batch).reshape(B, -1) * jnp.repeat(known, self._config.crops.positions, axis=1)
 
     def _judge(self, outputs, batch: Batch) -> Judged:
         loss = self._config.loss

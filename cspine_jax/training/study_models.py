@@ -27,17 +27,18 @@ def build_model(config: Config, *, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
     common = {"in_channels": channels(config), "dropout": config.model.dropout, "dtype": dtype, "rngs": rngs}
     on_backbone = {**common, "chunk": study.chunk or None}
     transformer = {"features": study.features, "heads": study.heads, "depth": study.depth}
+    on_crops = {**on_backbone, "where": study.where_weight > 0}
     lstm = {"hidden": study.hidden, "layers": study.layers}
     if study.model == "gold":
-        return VertebraSequence(backbone, **lstm, **on_backbone)
+        return VertebraSequence(backbone, **lstm, **on_crops)
     if study.model == "gold_patient":
-        return PatientSequence(backbone, **lstm, **on_backbone)
+        return PatientSequence(backbone, **lstm, **on_crops)
     if study.model == "silver":
-        return TransformerSequence(backbone, **transformer, remat=study.remat, **on_backbone)
+        return TransformerSequence(backbone, **transformer, remat=study.remat, **on_crops)
     if study.model == "bronze":
-        return CropClassifier(backbone, **on_backbone)
+        return CropClassifier(backbone, **on_crops)
     if study.model == "levels":
-        return LevelsModel(backbone, **lstm, **transformer, **on_backbone)
+        return LevelsModel(backbone, **lstm, **transformer, **on_crops)
     if study.model == "classifier":
         return StudyClassifier(backbone, **on_backbone)
     if study.model == "vit3d":

@@ -12,7 +12,7 @@ from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.augment import mixup
 from cspine_jax.augment_sequence import prepare_sequence
 from cspine_jax.config import AugmentConfig, Config
-from cspine_jax.losses import rsna_loss
+from cspine_jax.losses import rsna_loss, where_loss
 from cspine_jax.metrics import roc_auc
 from cspine_jax.models.published import load_pretrained
 from cspine_jax.training.study_models import build_model, channels
@@ -50,8 +50,17 @@ class StudyLevelTask:
         raise NotImplementedError
 
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
-        """What the network is shown, varied where there is a key."""
+        """What the network is shown, varied where there is a key.
+
+        With a key and `study.where_weight` a last channel follows that is not for the network: inside a box or not.
+        """
         raise NotImplementedError
+
+    def _boxes(self, batch: Batch, key: jax.Array | None, count: int) -> jax.Array | None:
+        """[n, count, 4] for `prepare_sequence`, where the network's map of breaks is to learn from them; else None."""
+        if key is None or not self._config.study.where_weight or "box" not in batch:  # other views are never taught
+            return None
+        return batch["box"].reshape(-1, count, 4)
 
     def _see_view(self, batch: Batch) -> jax.Array:
         """Another view of each example: varied as in training, short of what hides or reorders something.
@@ -72,6 +81,10 @@ class StudyLevelTask:
 
     def _there(self, batch: Batch) -> jax.Array | None:
         """The network's mask."""
+        raise NotImplementedError
+
+    def _where_known(self, batch: Batch) -> jax.Array:
+        """[B, T]: 1 for slices whose boxes are known, see `losses.where_loss`."""
         raise NotImplementedError
 
     def _judge(self, outputs: Any, batch: Batch) -> Judged:
@@ -106,12 +119,21 @@ class StudyLevelTask:
     def loss(self, params: Any, stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array, Parts, Any]:
         """Training mode on an augmented batch."""
         pictures, blend, units = jax.random.split(key, 3)
-        batch = {**batch, **self._follow(batch, pictures), "image": self._see(batch, pictures, self._config.augment)}
-        batch = mixup(batch, blend, self._config.augment.mixup)
+        seen = self._see(batch, pictures, self._config.augment)
+        where = self._config.study.where_weight
+        shown = {"image": seen[..., :-1], "where": seen[..., -1]} if where else {"image": seen}
+        batch = mixup({**batch, **self._follow(batch, pictures), **shown}, blend, self._config.augment.mixup)
         model: Any = nnx.merge(self._graph, params, stats)
-        outputs = model(batch["image"], self._there(batch), train=True, key=units)
+        run = model.look if where else model
+        outputs = run(batch["image"], self._there(batch), train=True, key=units)
+        outputs, found = outputs if where else (outputs, None)
         _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
         total, weight, parts, _ = self._judge(outputs, batch)
+        if found is not None:
+            inside = batch["where"].reshape(*found.shape[:2], *batch["where"].shape[-2:])
+            cells, cell_weight = where_loss(found, inside, self._where_known(batch))
+            total = total + where * weight * cells / jnp.maximum(cell_weight, 1.0)
+            parts = {**parts, "where": (cells, cell_weight)}
         return total, weight, parts, nnx.to_pure_dict(stats)
 
     def predict(

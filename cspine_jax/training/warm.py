@@ -1,6 +1,7 @@
 """What a fresh run starts from instead of random weights: another run's best, or published ones of its backbone."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,11 +95,12 @@ def _described(config: Config) -> str:
 
 def _overlaid(tree: Any, arrays: dict[tuple[Any, ...], np.ndarray], placement: Placement) -> Any:
     """The tree with arrays in place; all of the module that they are of has to be there."""
-    modules = {path[0] for path in arrays}
+    depth = max(1, sum(1 for _ in itertools.takewhile(lambda keys: len(set(keys)) == 1, zip(*arrays, strict=False))))
+    modules = {path[:depth] for path in arrays}
 
     def put(keys: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         path = tuple(key.key for key in keys)
-        if path[0] not in modules:
+        if path[:depth] not in modules:
             return leaf
         if path not in arrays or arrays[path].shape != leaf.shape:
             raise DataError(f"model.pretrained: the file has no weights for {'.'.join(map(str, path))}")

@@ -110,11 +110,33 @@ def test_what_a_box_overlaps(box, expected):
     mask[2:6, 2:5, 2:5] = 3
     layout = CropLayout(positions=2, radius=0, size=16)
     where = plan(mask, np.ones(3), 3, layout, look(mask))
-    assert boxed(mask, [np.array([box], np.float32)] * 8, where).tolist() == expected
+    assert boxed(mask, [np.array([box], np.float32)] * 8, where).any(1).tolist() == expected
     only = [np.array([box] * (row == 5), np.float32).reshape(-1, 4) for row in range(8)]
-    assert boxed(mask, only, where).tolist() == [0, expected[1]]
+    assert boxed(mask, only, where).any(1).tolist() == [0, expected[1]]
     off = [np.array([box] * (row in (0, 1, 3, 4, 6, 7)), np.float32).reshape(-1, 4) for row in range(8)]
     assert not boxed(mask, off, where).any()
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_boxes_are_where_the_crop_shows_them(oriented):
+    """What a box encloses is drawn as a label, too, and sampled: the rectangle is about exactly its pixels."""
+    mask = np.zeros((12, 40, 48), np.uint8)
+    mask[2:10, 8:32, 10:40] = 4
+    x, y, width, height = 14, 11, 9, 6
+    drawn = np.zeros_like(mask)
+    drawn[:, y : y + height, x : x + width] = 4
+    layout = CropLayout(positions=3, radius=0, size=60, oriented=oriented)
+    where = plan(mask, np.array([2.0, 0.5, 0.5]), 4, layout, look(mask))
+    both = [(x, y, 5, height), (x + 3, y, width - 3, 4)]
+    boxes = [np.array([*both, (0, 0, 5, 5)], np.float32)] * 12  # the last is beside it
+    inside = sample(np.zeros(mask.shape, np.int16), drawn, where, layout)[1]
+    found = boxed(mask, boxes, where)
+    assert found.dtype == np.float32 and found.shape == (3, 4)
+    for rectangle, shown in zip(found, inside, strict=True):
+        rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+        expected = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
+        np.testing.assert_allclose(rectangle, expected, atol=0.5 + 1e-4)
+    np.testing.assert_array_equal(boxed(mask, [np.zeros((0, 4), np.float32)] * 12, where), 0)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +152,7 @@ def test_boxed_positions_of_phantoms_are_those_that_show_the_break(phantoms, tmp
     crops = CropsConfig(positions=5, radius=0, size=16, oriented=oriented)
     table = CropTable.open(build_crops(folder, tmp_path, crops, workers=1).path)
     assert (table.has_boxes == (table.labels[:, 0] > 0)).all() and table.has_boxes.any()
+    np.testing.assert_array_equal(table.box.any(2), table.boxed)
     alone = 0
     for record, study in enumerate(table.study):
         level, truth = table.level[record], drawn[str(table.uids[study])]
@@ -145,7 +168,7 @@ def test_boxed_positions_of_phantoms_are_those_that_show_the_break(phantoms, tmp
 @pytest.mark.parametrize("index", [True, False])
 def test_crops_of_an_older_version_are_refused(folder, tmp_path, monkeypatch, index):
     """Such as know nothing of boxes; with an index or, from TFDS, still without one."""
-    features, new = CropLayout.features, ("boxed", "has_boxes")
+    features, new = CropLayout.features, ("boxed", "box", "has_boxes")
     old = Columns(*({k: v for k, v in kinds.items() if k not in new} for kinds in (
         COLUMNS.per_study, COLUMNS.per_record)))  # fmt: skip
     with monkeypatch.context() as patch:
@@ -165,9 +188,9 @@ def test_crops_of_an_older_version_are_refused(folder, tmp_path, monkeypatch, in
     features_module._serializer.cache_clear()
     if not index:
         (path / "index.npz").unlink()
-    with pytest.raises(DataError, match=r"records without boxed, has_boxes, made by an older version; .*--overwrite"):
+    with pytest.raises(DataError, match=r"without box, boxed, has_boxes, made by an older version; .*--overwrite"):
         CropTable.open(path)
-    with pytest.raises(DataError, match=r"by an older version, without boxed, has_boxes; .*--overwrite"):
+    with pytest.raises(DataError, match=r"by an older version, without boxed, box, has_boxes; .*--overwrite"):
         build_crops(folder[0], tmp_path, CROPS, workers=1)
     assert CropTable.open(build_crops(folder[0], tmp_path, CROPS, workers=1, overwrite=True).path).boxed.any()
 
@@ -328,6 +351,7 @@ def test_tfds_reads_what_was_built_and_builds_the_same(folder, table, builder_cl
         np.testing.assert_array_equal(example["mask"], mask[0])
         np.testing.assert_array_equal(example["origin"], table.origin[record])
         np.testing.assert_array_equal(example["boxed"], table.boxed[record])
+        np.testing.assert_array_equal(example["box"], table.box[record])
         assert example["has_boxes"] == table.has_boxes[table.study[record]]
         assert (example["level"], example["complete"]) == (table.level[record], table.complete[record])
 

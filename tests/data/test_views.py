@@ -39,7 +39,7 @@ def fake_crops(studies=6, P=3, size=8, radius=1):
 
     return types.SimpleNamespace(
         uids=np.array([f"s{k}" for k in range(studies)]), labels=labels, has_labels=has_labels, record=record,
-        has_boxes=has_boxes, boxed=boxed,
+        has_boxes=has_boxes, boxed=boxed, box=boxed[..., None] * np.array([1, 2, 5, 6], np.float32),
         study=study.astype(np.int32), level=(level + 1).astype(np.int32), read=read,
     )  # fmt: skip
 
@@ -136,6 +136,21 @@ def test_slices_are_labelled_by_boxes_where_there_are_any():
         expected[0, 0, 0] = 0
     np.testing.assert_array_equal(LevelsView(table).read(np.array([3]), np.ones(1, bool))["slice_targets"][0, 0], 1)
     assert not LevelsView(table, "box").read(np.array([1]), np.ones(1, bool))["slice_targets"].any()
+
+
+def test_where_breaks_are_is_known_of_intact_vertebrae_and_of_those_with_boxes():
+    """An intact vertebra has none, whatever box overlaps it; a fractured one without a box is not known."""
+    table = fake_crops()
+    known = np.ones((3, 7), np.float32)
+    known[0, 2] = known[1, 5] = known[2] = 0  # no crop; no box; no labels
+    batch = LevelsView(table).read(np.array([1, 3, 2]), np.ones(3, bool))
+    np.testing.assert_array_equal(batch["where_known"], known)
+    expected = np.zeros((3, 7, 3, 4), np.float32)
+    expected[1, 0, 1:] = 1, 2, 5, 6
+    np.testing.assert_array_equal(batch["box"], expected)
+    batch = VertebraView(table).read(table.record[3], np.ones(7, bool))
+    np.testing.assert_array_equal(batch["where_known"], known[1])
+    np.testing.assert_array_equal(batch["box"], expected[1])
 
 
 def test_absent_levels_are_air_and_unknown():

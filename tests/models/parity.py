@@ -174,7 +174,7 @@ def check_training(case: Case) -> None:
     outputs = [out] if isinstance(out, torch.Tensor) else list(out)
     expected = torch.stack([torch.nn.functional.cross_entropy(y, torch.from_numpy(target)) for y in outputs]).sum()
     expected.backward()
-    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-9)
     rules = family_of(case.name).NAMES[case.source]
     compare(grads, {name: p.grad for name, p in net.named_parameters()}, rules, 1e-4)
     compare(after, dict(net.named_buffers()), rules, 1e-6)

@@ -198,6 +198,40 @@ def test_targets_of_slices_move_with_the_slices(model):
     np.testing.assert_array_equal(followed.sum(-1), targets.sum(-1))
 
 
+@pytest.mark.parametrize("model", ["gold", "gold_patient", "levels"])
+def test_the_map_of_breaks_learns_from_boxes(model):
+    """Boxes alone teach it, moved as the pictures are; where they are not known they teach nothing."""
+    settings = config(model, study=SMALL | {"model": model, "where_weight": 1.0}, augment={"mixup": 0.3},
+                      crops={"positions": P, "radius": 0, "size": 32}, optim={"lr": 1e-2})  # fmt: skip
+    task, placement = task_of(settings), place(jax.devices()[:1])
+    rng = np.random.default_rng(0)
+
+    def batch(seed, known=1.0):
+        made = batch_for(model, seed=seed)
+        lead = made["slice_targets"].shape
+        corner = rng.integers(0, 26, (*lead, 2))
+        box = np.concatenate([corner, corner + 6], axis=-1).astype(np.float32)
+        rows, columns = np.arange(32)[:, None], np.arange(32)
+        inside = (box[..., 0, None, None] <= rows) & (rows < box[..., 2, None, None])
+        inside = inside & (box[..., 1, None, None] <= columns) & (columns < box[..., 3, None, None])
+        image = np.where(inside, 1000, 0)[..., None].astype(np.int16)
+        mask = np.ones(inside.shape, np.uint8)
+        known = np.full(lead[:-1], known, np.float32)
+        return {**made, "image": image, "mask": mask, "box": box, "where_known": known}
+
+    optimizer = make_optimizer(settings.optim, 40)
+    state = jax.jit(lambda: init_state(task, optimizer, 0))()
+    step, found = trainer(task, optimizer, 0, placement), []
+    for number in range(40):
+        state, parts = step(state, placement.put(batch(number)))
+        found.append(float(parts["where"][0] / parts["where"][1]))
+    assert np.mean(found[-6:]) < 0.7 * np.mean(found[:4])
+    total, _, parts, _ = jax.jit(task.loss)(state.params, state.stats, batch(0, 0.0), jax.random.key(1))
+    assert float(parts["where"][1]) == 0 and np.isfinite(float(total))
+    view = jax.jit(task.predict)(state.params, state.stats, {**batch(0), "view": np.ones(4, np.int32)})
+    assert np.isfinite(float(view[0]))
+
+
 @pytest.mark.parametrize("model", ["gold", "gold_patient"])
 def test_the_loss_is_of_the_slices_own_targets(made, model):
     task, params, stats = made(model)
@@ -256,6 +290,8 @@ def test_clips_join_by_how_much_they_show():
     ({"study": {"model": "gold", "clip_depth": 4}}, "clips are for classifier"),
     ({"study": {"slice_labels": "boxes"}}, "study.slice_labels"),
     ({"study": {"model": "levels", "slice_labels": "box"}}, "slices of 'levels' have no labels"),
+    ({"study": {"model": "cnn3d", "where_weight": 1.0}, "task": "study"}, "'cnn3d' has no map of breaks"),
+    ({"study": {"where_weight": -1.0}}, "study.where_weight"),
     ({"study": {"features": 10, "heads": 4}}, "must be a multiple of study.heads=4"),
     ({"optim": {"final_lr": 1e-5}}, "only optim.schedule='cosine' ends there"),
 ])  # fmt: skip

@@ -11,6 +11,7 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.models.backbones import resnet
 from cspine_jax.models.published import load_pretrained
 from cspine_jax.training import loop
+from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.segment2d_task import Segment2DTask
 from cspine_jax.training.sharding import place
@@ -52,6 +53,21 @@ def settings(kind, file):
 
 def flat(tree):
     return {tuple(k.key for k in path): np.asarray(x) for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def test_a_map_beside_the_backbone_stays_as_it_was(file):
+    values = {"task": "crops", "crops": {"positions": 2, "radius": 2, "size": 32},
+              "study": {"model": "bronze", "where_weight": 1.0},
+              "model": {"backbone": "tiny_warm", "pretrained": str(file)}}  # fmt: skip
+    config, placement = cfg.from_dict(values), place()
+    task, optimizer = study_level_task(config), make_optimizer(config.optim, 10)
+    fresh = jax.jit(lambda: init_state(task, optimizer, 0), out_shardings=placement.replicated)()
+    before, after = flat(fresh.params), flat(warm(fresh, task, config, placement).params)
+    beside = [path for path in before if path[:2] == ("encoder", "where")]
+    assert beside
+    for path in beside:
+        np.testing.assert_array_equal(before[path], after[path])
+    assert all((before[path] != after[path]).any() for path in before if path[:2] == ("encoder", "backbone"))
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -71,7 +71,7 @@ def build_crops(
     )
 
 
-_LATER = ("boxed", "has_boxes")
+_LATER = ("boxed", "box", "has_boxes")
 """Columns that crops lack whose metadata name no columns."""
 
 
@@ -126,6 +126,7 @@ class Crops:
         assert mask is not None
         for plan in plans:
             image, inside = cut.sample(hu, mask, plan, self.layout)
+            box = cut.boxed(mask, study.boxes, plan)
             yield {
                 "study_uid": entry.uid,
                 "level": plan.level,
@@ -134,7 +135,8 @@ class Crops:
                 "complete": plan.complete,
                 "labels": np.array(entry.labels or [0] * len(TARGETS), np.uint8),
                 "has_labels": entry.labels is not None,
-                "boxed": cut.boxed(mask, study.boxes, plan),
+                "boxed": box.any(1).astype(np.uint8),
+                "box": box,
                 "has_boxes": bool(entry.boxes),
                 "fold": entry.fold,
                 "slice_index": plan.slice_index.astype(np.float32),

@@ -139,7 +139,7 @@ def sample(hu: np.ndarray, mask: np.ndarray, where: Plan, layout: CropLayout) ->
 
 
 def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan) -> np.ndarray:
-    """On which positions of a planned crop a box shows its vertebra.
+    """Where, on each position of a planned crop, boxes show a break of its vertebra.
 
     Args:
         mask: uint8 [D, H, W] labels.
@@ -147,16 +147,25 @@ def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan) -> np.ndar
         where: from `plan`.
 
     Returns:
-        uint8 [S]: 1 where, on the study's slice nearest to the plane's centre, a box overlaps a pixel of the vertebra.
+        float32 [S, 4]: top, left, bottom and right, in pixels of the crop (pixel k is from k to k + 1), of the smallest
+        rectangle about the boxes that overlap a pixel of the vertebra on the study's slice nearest to the plane's
+        centre; zeros where there is none. On a tilted plane it is the rectangle about their projection along the spine.
     """
     nearest = np.clip(np.rint(where.slice_index).astype(int), 0, len(mask) - 1)
-    return np.array(
-        [
-            any((mask[row, _covered(y, h), _covered(x, w)] == where.level).any() for x, y, w, h in boxes[row])
-            for row in nearest
-        ],
-        np.uint8,
-    )
+    to_crop = np.linalg.inv(where.axes)
+    found = np.zeros((len(nearest), 4), np.float32)
+    for position, row in enumerate(nearest):
+        shown = [
+            (y, x, y + h, x + w)
+            for x, y, w, h in boxes[row]
+            if (mask[row, _covered(y, h), _covered(x, w)] == where.level).any()
+        ]
+        if shown:
+            corners = np.array([(row, y, x) for a, b, c, d in shown for y in (a, c) for x in (b, d)], np.float64)
+            corners[:, 1:] -= 0.5  # edges, as voxels count: from their centres
+            inside = ((corners - where.origin[position]) @ to_crop)[:, 1:] + 0.5
+            found[position] = [*inside.min(0), *inside.max(0)]
+    return found
 
 
 def _covered(start: float, length: float) -> slice:

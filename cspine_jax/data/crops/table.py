@@ -34,6 +34,7 @@ class CropTable:
         level: int32 [N], 1..7.
         complete: bool [N]; False where the mask touches the edge of the scan, so that a part may be missing.
         boxed: uint8 [N, P], 1 where, on the slice nearest to the position, a box overlaps the vertebra.
+        box: float32 [N, P, 4], about those boxes: top, left, bottom, right in pixels of the crop; zeros where none.
         slice_index: float32 [N, P], where the centre of each position's plane lies in the study (slices).
         spacing_mm: float32 [N, 3], of neighbours, rows and columns.
         origin: float32 [N, P, 3], centre of pixel (0, 0) of each position's plane, in voxels (z, y, x) of the study.
@@ -54,6 +55,7 @@ class CropTable:
     level: np.ndarray
     complete: np.ndarray
     boxed: np.ndarray
+    box: np.ndarray
     slice_index: np.ndarray
     spacing_mm: np.ndarray
     origin: np.ndarray
@@ -95,7 +97,7 @@ class CropTable:
             **{
                 name: columns[name]
                 for name in (
-                    *("labels", "has_labels", "has_boxes", "level", "complete", "boxed"),
+                    *("labels", "has_labels", "has_boxes", "level", "complete", "boxed", "box"),
                     *("slice_index", "spacing_mm", "origin", "axes"),
                 )
             },

@@ -5,7 +5,7 @@ import numpy as np
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
 from cspine_jax.data.views.patients import PatientView, known_targets
-from cspine_jax.data.views.slice_labels import slice_labels
+from cspine_jax.data.views.slice_labels import slice_boxes, slice_labels
 
 AIR_HU = -1000
 
@@ -25,8 +25,9 @@ class LevelsView(PatientView[CropTable]):
         Returns:
             `image` int16 [B, 7, P, H, W, K] HU, `mask` uint8 [B, 7, P, H, W] 0/1 (air and zeros where there is no
             crop), `there` bool [B, 7], `targets` and `targets_known` float32 [B, 8], `slice_targets` float32
-            [B, 7, P] (zeros where there is no crop, known where the vertebra's label is), `study` int32 [B], `valid`
-            bool [B].
+            [B, 7, P] (zeros where there is no crop, known where the vertebra's label is), `box` float32 [B, 7, P, 4]
+            and `where_known` float32 [B, 7] of `slice_boxes` (zeros where there is no crop), `study` int32 [B],
+            `valid` bool [B].
         """
         del jitter  # crops are cut already
         table, rows = self.table, self.table.record[items]
@@ -37,6 +38,10 @@ class LevelsView(PatientView[CropTable]):
         image[there], mask[there] = pixels, inside
         slices = np.zeros(mask.shape[:3], np.float32)
         slices[there] = slice_labels(table, rows[there], self.labels)
+        boxes = {}
+        for name, found in slice_boxes(table, rows[there]).items():
+            boxes[name] = np.zeros((*rows.shape, *found.shape[1:]), np.float32)
+            boxes[name][there] = found
         labels = table.labels[items].astype(np.float32)
         return {
             "image": image,
@@ -44,6 +49,7 @@ class LevelsView(PatientView[CropTable]):
             "there": there,
             "targets": labels,
             "slice_targets": slices,
+            **boxes,
             "targets_known": known_targets(labels, there, table.has_labels[items]),
             "study": np.asarray(items, np.int32),
             "valid": valid,

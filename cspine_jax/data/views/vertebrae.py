@@ -4,7 +4,7 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
-from cspine_jax.data.views.slice_labels import slice_labels
+from cspine_jax.data.views.slice_labels import slice_boxes, slice_labels
 
 
 class VertebraView:
@@ -33,7 +33,8 @@ class VertebraView:
 
         Returns:
             `image` int16 [B, P, H, W, K] HU, `mask` uint8 [B, P, H, W] 0/1, `targets` and `targets_known` float32 [B],
-            `slice_targets` float32 [B, P] (as well known), `study` int32 [B], `level` int32 [B] 1..7, `valid` bool [B].
+            `slice_targets` float32 [B, P] (as well known), `box` float32 [B, P, 4] and `where_known` float32 [B] of
+            `slice_boxes`, `study` int32 [B], `level` int32 [B] 1..7, `valid` bool [B].
         """
         del jitter  # crops are cut already
         image, mask = self.table.read(items)
@@ -44,6 +45,7 @@ class VertebraView:
             "targets": self._labels(items).astype(np.float32),
             "slice_targets": slice_labels(self.table, items, self.labels),
             "targets_known": self.table.has_labels[study].astype(np.float32),
+            **slice_boxes(self.table, items),
             "study": study.astype(np.int32),
             "level": self.table.level[items].astype(np.int32),
             "valid": valid,

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from cspine_jax.errors import ConfigError
@@ -152,9 +151,8 @@ class Backbone(nnx.Module):
         self.head = (
             None
             if headless
-            else Linear(
-                self.embedding_dim, options.num_outputs, kernel_init=head_init, dtype=jnp.float32, rngs=options.rngs
-            )
+            # in the type of the embedding, which is float32 at least
+            else Linear(self.embedding_dim, options.num_outputs, kernel_init=head_init, rngs=options.rngs)
         )
 
     def pyramid(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> list[jax.Array]:

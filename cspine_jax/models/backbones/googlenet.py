@@ -16,7 +16,7 @@ from flax import nnx
 
 from cspine_jax.models.backbones.base import Backbone, Options, require_size
 from cspine_jax.models.conv import adaptive_avg_pool, max_pool
-from cspine_jax.models.layers import ConvNorm, Keys, Linear, dropout, flatten_chw, global_pool
+from cspine_jax.models.layers import ConvNorm, Keys, Linear, at_least_float32, dropout, flatten_chw, global_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +98,13 @@ class Auxiliary(nnx.Module):
         self.dropout = rate
         self.conv = _unit(layer)(in_features, 128, 1)
         self.fc1 = Linear(128 * 4 * 4, 1024, kernel_init=_normal, **layer)
-        self.fc2 = Linear(1024, num_outputs, kernel_init=_normal, dtype=jnp.float32, rngs=layer["rngs"])
+        self.fc2 = Linear(1024, num_outputs, kernel_init=_normal, rngs=layer["rngs"])
 
     def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """`[B, H, W, in]` -> float32 logits `[B, num_outputs]`."""
         y = flatten_chw(self.conv(adaptive_avg_pool(x, 4), train))
-        return self.fc2(dropout(jax.nn.relu(self.fc1(y)), self.dropout, key, train))
+        y = dropout(jax.nn.relu(self.fc1(y)), self.dropout, key, train)
+        return self.fc2(y.astype(at_least_float32(y)))
 
 
 def halve(x: jax.Array, window: int) -> jax.Array:

@@ -184,7 +184,7 @@ class Auxiliary(nnx.Module):
         self.conv0 = _unit(layer)(in_features, 128, 1)
         self.conv1 = _unit(layer, 0.01)(128, 768, 5, padding=0)
         normal = nnx.initializers.normal(0.001)
-        self.fc = Linear(768, num_outputs, kernel_init=normal, dtype=jnp.float32, rngs=layer["rngs"])
+        self.fc = Linear(768, num_outputs, kernel_init=normal, rngs=layer["rngs"])
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[B, H, W, in]`, H and W at least 17 -> float32 logits `[B, num_outputs]`."""

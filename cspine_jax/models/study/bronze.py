@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cspine_jax.models.layers import Linear, dropout
-from cspine_jax.models.study.encoder import SliceEncoder
+from cspine_jax.models.layers import Keys, Linear, dropout
+from cspine_jax.models.study.encoder import SliceEncoder, SliceModel
 
 
-class CropClassifier(nnx.Module):
+class CropClassifier(SliceModel):
     """`[B, S, H, W, C]` -> a logit for each crop, `[B, S]`."""
 
     def __init__(
@@ -23,6 +23,7 @@ class CropClassifier(nnx.Module):
         in_channels: int = 6,
         dropout: float = 0.2,
         chunk: int | None = None,
+        where: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -33,17 +34,13 @@ class CropClassifier(nnx.Module):
             in_channels: C.
             dropout: rate before the last layer.
             chunk: crops of a vertebra at a time, see `SliceEncoder`.
+            where: look for breaks on a map, see `SliceEncoder`.
             dtype: type the backbone computes in; parameters and logits are float32.
             rngs: randomness of the initial weights.
         """
         self.dropout = dropout
-        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, dtype=dtype, rngs=rngs)
+        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, where=where, dtype=dtype, rngs=rngs)
         self.head = Linear(self.encoder.out_features, 1, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(
-        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Float32 logits `[B, S]` of crops `[B, S, H, W, C]`; those that `mask` `[B, S]` leaves out mean nothing."""
-        trunk, top = (None, None) if key is None else jax.random.split(key)
-        embedding = self.encoder(image, mask, train, trunk)
-        return self.head(dropout(embedding, self.dropout, top, train))[..., 0]
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> jax.Array:
+        return self.head(dropout(embedding, self.dropout, keys(), train))[..., 0]

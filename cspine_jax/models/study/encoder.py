@@ -8,6 +8,13 @@ from flax import nnx
 from jax import lax
 
 from cspine_jax.models import create
+from cspine_jax.models.layers import Keys, Linear, at_least_float32, global_pool
+
+REDUCTION = 16
+"""Pixels a cell of the map of breaks: a box about one spans a few cells of a crop."""
+
+FIRST_BIAS = -3.0
+"""Of that map's logits before training: a cell in twenty is inside a box."""
 
 
 class SliceEncoder(nnx.Module):
@@ -17,6 +24,10 @@ class SliceEncoder(nnx.Module):
     batch normalisation mixes slices, so the padded ones are first replaced by the same study's own, in turn: only real
     slices enter the statistics (some twice), and nothing moves between the shards of a batch. A study without any
     valid slice is left as it is.
+
+    With `where` there is a map of logits besides, of whether a cell shows a break, which boxes can teach (`losses.
+    where_loss`). The embedding then ends with what is found there: the features of the cells, weighed by the map's
+    softmax, and the map's maximum. A break fills a few pixels, which the mean over a picture hides.
     """
 
     def __init__(
@@ -27,6 +38,7 @@ class SliceEncoder(nnx.Module):
         pooling: str | None = None,
         drop_path: float | None = None,
         chunk: int | None = None,
+        where: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -39,20 +51,25 @@ class SliceEncoder(nnx.Module):
             drop_path: stochastic depth; None for the variant's own.
             chunk: slices of each study that pass through the backbone at a time; None for all. Activations of one chunk
                 only are in memory: the backward pass computes them again. Batch statistics are then of a chunk.
+            where: look for breaks on a map, too; `pooling` None is then "avg".
             dtype: type the backbone computes in; parameters and embeddings are float32.
             rngs: randomness of the initial weights.
         """
         self.chunk = chunk
+        self.pooling = pooling or "avg"
         self.backbone = create(
             backbone,
             in_channels=in_channels,
             num_outputs=0,
-            pooling=pooling,
+            pooling=self.pooling if where else pooling,
             drop_path=drop_path,
             dtype=dtype,
             rngs=rngs,
         )
-        self.out_features = self.backbone.embedding_dim
+        self.level = max(k for k, r in enumerate(self.backbone.reductions) if k == 0 or r <= REDUCTION)
+        features = self.backbone.channels[self.level]
+        self.where = BreakMap(features, rngs=rngs) if where else None
+        self.out_features = self.backbone.embedding_dim + where * (features + 1)
 
     def __call__(
         self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
@@ -68,16 +85,39 @@ class SliceEncoder(nnx.Module):
         Returns:
             Float32 `[B, T, E]`, zero on padding.
         """
+        return self.look(image, mask, train, key)[0]
+
+    def look(
+        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Embeddings as above, and the map of breaks: float32 logits `[B, T, h, w]`, of no meaning on padding, or None.
+
+        A cell of the map is `REDUCTION` pixels high and wide, less where the backbone has no such level.
+        """
         if mask is not None and train:
             image = fill_padding(image, mask)
-        y = self._embed(image, train, key) if self.chunk is None else self._by_chunks(image, self.chunk, train, key)
-        return y if mask is None else jnp.where((mask > 0)[..., None], y, 0.0)
+        y, found = (
+            self._look(image, train, key) if self.chunk is None else self._by_chunks(image, self.chunk, train, key)
+        )
+        return y if mask is None else jnp.where((mask > 0)[..., None], y, 0.0), found
 
-    def _embed(self, image: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
+    def _look(self, image: jax.Array, train: bool, key: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
         B, T = image.shape[:2]
-        return self.backbone.embed(image.reshape(B * T, *image.shape[2:]), train, key).reshape(B, T, -1)
+        flat = image.reshape(B * T, *image.shape[2:])
+        if self.where is None:
+            return self.backbone.embed(flat, train, key).reshape(B, T, -1), None
+        levels = self.backbone.pyramid(flat, train, key)  # and not `embed` as well, which would record statistics twice
+        features = levels[self.level]
+        features = features.astype(at_least_float32(features))
+        found = self.where(features)
+        share = jax.nn.softmax(found, axis=(1, 2))
+        seen = jnp.einsum("bhw,bhwc->bc", share, features)
+        y = jnp.concatenate([global_pool(levels[-1], self.pooling), seen, found.max((1, 2))[:, None]], axis=-1)
+        return y.reshape(B, T, -1), found.reshape(B, T, *found.shape[1:])
 
-    def _by_chunks(self, image: jax.Array, size: int, train: bool, key: jax.Array | None) -> jax.Array:
+    def _by_chunks(
+        self, image: jax.Array, size: int, train: bool, key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
         B, T = image.shape[:2]
         count = -(-T // size)
         image = jnp.take(image, jnp.arange(count * size) % T, axis=1)
@@ -86,15 +126,62 @@ class SliceEncoder(nnx.Module):
         graph, stats, rest = nnx.split(self, nnx.BatchStat, ...)
 
         @jax.checkpoint
-        def step(stats: nnx.State, each: tuple[jax.Array, jax.Array | None]) -> tuple[nnx.State, jax.Array]:
+        def step(stats: nnx.State, each: tuple[jax.Array, jax.Array | None]) -> tuple[nnx.State, Any]:
             encoder = nnx.merge(graph, stats, rest, copy=True)
-            y = encoder._embed(each[0], train, each[1])
-            return nnx.state(encoder, nnx.BatchStat), y
+            seen = encoder._look(each[0], train, each[1])
+            return nnx.state(encoder, nnx.BatchStat), seen
 
-        stats, y = lax.scan(step, stats, (chunks, keys))
+        stats, seen = lax.scan(step, stats, (chunks, keys))
         if train:
             nnx.update(self, stats)
-        return jnp.moveaxis(y, 0, 1).reshape(B, count * size, -1)[:, :T]
+        return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(B, count * size, *y.shape[3:])[:, :T], seen)
+
+
+class BreakMap(nnx.Module):
+    """Features `[B, h, w, C]` -> a logit for each cell, `[B, h, w]`: whether a break is there."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.hidden = Linear(features, features, dtype=jnp.float32, rngs=rngs)
+        self.out = Linear(features, 1, dtype=jnp.float32, rngs=rngs)
+        self.out.bias = nnx.Param(jnp.full((1,), FIRST_BIAS, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        return self.out(jax.nn.relu(self.hidden(x)))[..., 0]
+
+
+class SliceModel(nnx.Module):
+    """A network whose `encoder` sees slices, and whose `_answer` is drawn from their embeddings alone."""
+
+    encoder: SliceEncoder
+
+    def __call__(
+        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
+    ) -> Any:
+        """The answer.
+
+        Args:
+            image: crops, 0..1, `[B, T, H, W, C]`, from top to bottom.
+            mask: bool `[B, T]`, false on padding and on absent vertebrae; None for none.
+            train: use and record batch statistics, drop units.
+            key: randomness of dropout, needed in training.
+
+        Returns:
+            Float32 logits as the class says; of no meaning where masked.
+        """
+        return self.look(image, mask, train, key)[0]
+
+    def look(
+        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[Any, jax.Array | None]:
+        """The answer, and the map of breaks `[B, T, h, w]` of `SliceEncoder.look`."""
+        keys = Keys(key)
+        embedding, found = self.encoder.look(image, mask, train, keys())
+        return self._answer(embedding, mask, train, keys), found
+
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> Any:
+        """Logits, of embeddings `[B, T, E]`."""
+        raise NotImplementedError
 
 
 def fill_padding(x: jax.Array, mask: jax.Array) -> jax.Array:

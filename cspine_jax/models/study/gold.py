@@ -16,7 +16,7 @@ from flax import nnx
 from cspine_jax.models.layers import Keys
 from cspine_jax.models.sequence import lstm
 from cspine_jax.models.sequence.lstm import LSTM
-from cspine_jax.models.study.encoder import SliceEncoder
+from cspine_jax.models.study.encoder import SliceEncoder, SliceModel
 from cspine_jax.models.study.heads import SliceHead
 
 NAMES = (
@@ -28,7 +28,7 @@ NAMES = (
 """Rules from the names of everything after the encoder to those of the published state dicts."""
 
 
-class VertebraSequence(nnx.Module):
+class VertebraSequence(SliceModel):
     """Type 1: `[B, S, H, W, C]` -> a logit for each slice of one vertebra, `[B, S]`."""
 
     def __init__(
@@ -41,6 +41,7 @@ class VertebraSequence(nnx.Module):
         dropout: float = 0.3,
         drop_path: float | None = 0.0,
         chunk: int | None = None,
+        where: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -54,6 +55,7 @@ class VertebraSequence(nnx.Module):
             dropout: rate in the head.
             drop_path: stochastic depth of the backbone (published: none); None for the variant's own.
             chunk: slices at a time, see `SliceEncoder`.
+            where: look for breaks on a map, see `SliceEncoder`.
             dtype: type the backbone computes in; everything after it, parameters and logits are float32.
             rngs: randomness of the initial weights.
         """
@@ -63,33 +65,19 @@ class VertebraSequence(nnx.Module):
             pooling="avg",
             drop_path=drop_path,
             chunk=chunk,
+            where=where,
             dtype=dtype,
             rngs=rngs,
         )
         self.lstm = LSTM(self.encoder.out_features, hidden, layers, rngs=rngs)
         self.head = SliceHead(self.lstm.out_features, hidden=hidden, dropout=dropout, rngs=rngs)
 
-    def __call__(
-        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits of the slices.
-
-        Args:
-            image: crops, 0..1, `[B, S, H, W, C]`, from the vertebra's top to its bottom.
-            mask: bool `[B, S]`, false on padding (all of an absent vertebra); None for none.
-            train: use and record batch statistics, drop units.
-            key: randomness of dropout, needed in training.
-
-        Returns:
-            Float32 `[B, S]`; what the mask leaves out means nothing.
-        """
-        keys = Keys(key)
-        embedding = self.encoder(image, mask, train, keys())
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> jax.Array:
         return self.head(self.lstm(embedding, mask, train, keys()), mask, train, keys())[..., 0]
 
 
-class PatientSequence(nnx.Module):
-    """Type 2: `[B, N, H, W, C]` -> a logit for each slice and one for the patient."""
+class PatientSequence(SliceModel):
+    """Type 2: `[B, N, H, W, C]`, the crops of C1 to C7 one after the other -> `slice` `[B, N]` and `patient` `[B]`."""
 
     def __init__(
         self,
@@ -101,6 +89,7 @@ class PatientSequence(nnx.Module):
         dropout: float = 0.3,
         drop_path: float | None = 0.0,
         chunk: int | None = None,
+        where: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -111,6 +100,7 @@ class PatientSequence(nnx.Module):
             pooling="avg",
             drop_path=drop_path,
             chunk=chunk,
+            where=where,
             dtype=dtype,
             rngs=rngs,
         )
@@ -119,22 +109,7 @@ class PatientSequence(nnx.Module):
             SliceHead(self.lstm.out_features, hidden=hidden, dropout=dropout, rngs=rngs) for _ in range(2)
         )
 
-    def __call__(
-        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Logits of the slices and of the patient.
-
-        Args:
-            image: crops of C1 to C7 one after the other, 0..1, `[B, N, H, W, C]`.
-            mask: bool `[B, N]`, false on padding and on absent vertebrae; None for none.
-            train: use and record batch statistics, drop units.
-            key: randomness of dropout, needed in training.
-
-        Returns:
-            Float32: `slice` `[B, N]`, of no meaning where masked; `patient` `[B]`, likewise where all is masked.
-        """
-        keys = Keys(key)
-        embedding = self.encoder(image, mask, train, keys())
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> dict[str, jax.Array]:
         slices = self.head(self.lstm(embedding, mask, train, keys()), mask, train, keys())
         sequence = self.lstm2(embedding, mask, train, keys())
         if mask is None:

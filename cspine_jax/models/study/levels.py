@@ -14,11 +14,11 @@ from cspine_jax.anatomy import NUM_VERTEBRAE
 from cspine_jax.models.layers import Keys, Linear, dropout
 from cspine_jax.models.sequence.levels import LevelTransformer
 from cspine_jax.models.sequence.lstm import LSTM
-from cspine_jax.models.study.encoder import SliceEncoder
+from cspine_jax.models.study.encoder import SliceEncoder, SliceModel
 from cspine_jax.models.study.heads import masked_pool
 
 
-class LevelsModel(nnx.Module):
+class LevelsModel(SliceModel):
     """`[B, 7, S, H, W, C]` -> logits `[B, 8]`."""
 
     def __init__(
@@ -33,6 +33,7 @@ class LevelsModel(nnx.Module):
         depth: int = 2,
         dropout: float = 0.2,
         chunk: int | None = None,
+        where: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
     ):
@@ -48,30 +49,22 @@ class LevelsModel(nnx.Module):
             depth: its blocks.
             dropout: rate in the transformer and before the last layers.
             chunk: slices of a study at a time, see `SliceEncoder`.
+            where: look for breaks on a map, see `SliceEncoder`.
             dtype: type the backbone computes in; everything after it, parameters and logits are float32.
             rngs: randomness of the initial weights.
         """
         self.dropout = dropout
-        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, dtype=dtype, rngs=rngs)
+        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, where=where, dtype=dtype, rngs=rngs)
         self.lstm = LSTM(self.encoder.out_features, hidden, layers, rngs=rngs)
         self.levels = LevelTransformer(
             2 * self.lstm.out_features, features, heads=heads, depth=depth, dropout=dropout, rngs=rngs
         )
         self.vertebra, self.patient = (Linear(features, 1, dtype=jnp.float32, rngs=rngs) for _ in range(2))
 
-    def __call__(
+    def look(
         self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits of a batch of studies.
-
-        Args:
-            image: crops of C1..C7, 0..1, `[B, 7, S, H, W, C]`.
-            mask: bool `[B, 7, S]`, false on padding and on all of an absent vertebra; None for none.
-            train: use and record batch statistics, drop units.
-            key: randomness of dropout, needed in training.
-
-        Returns:
-            Float32 `[B, 8]`, in the order of `anatomy.TARGETS`; those of absent vertebrae mean nothing.
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """As `SliceModel.look`, of crops `[B, 7, S, H, W, C]` with a mask `[B, 7, S]`; the map is `[B, 7 S, h, w]`.
 
         Raises:
             ValueError: there are not seven vertebrae.
@@ -79,12 +72,16 @@ class LevelsModel(nnx.Module):
         B, L, S = image.shape[:3]
         if L != NUM_VERTEBRAE:
             raise ValueError(f"image {image.shape}: its second axis must be the {NUM_VERTEBRAE} vertebrae C1..C7")
-        keys = Keys(key)
         flat = None if mask is None else mask.reshape(B, L * S)
-        embedding = self.encoder(image.reshape(B, L * S, *image.shape[3:]), flat, train, keys())
-        slices = None if mask is None else mask.reshape(B * L, S)
-        sequence = self.lstm(embedding.reshape(B * L, S, -1), slices, train, keys())
-        vertebrae = masked_pool(sequence, slices, "avgmax").reshape(B, L, -1)
-        tokens = self.levels(vertebrae, None if mask is None else (mask > 0).any(-1), train, keys())
+        return super().look(image.reshape(B, L * S, *image.shape[3:]), flat, train, key)
+
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> jax.Array:
+        B = len(embedding)
+        each = embedding.reshape(B * NUM_VERTEBRAE, -1, embedding.shape[-1])
+        slices = None if mask is None else mask.reshape(each.shape[:2])
+        sequence = self.lstm(each, slices, train, keys())
+        vertebrae = masked_pool(sequence, slices, "avgmax").reshape(B, NUM_VERTEBRAE, -1)
+        there = None if slices is None else (slices > 0).any(1).reshape(B, NUM_VERTEBRAE)
+        tokens = self.levels(vertebrae, there, train, keys())
         tokens = dropout(tokens, self.dropout, keys(), train)
         return jnp.concatenate([self.patient(tokens[:, :1]), self.vertebra(tokens[:, 1:])], axis=1)[..., 0]

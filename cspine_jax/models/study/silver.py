@@ -12,10 +12,10 @@ from flax import nnx
 from cspine_jax.models.layers import Keys, Linear, dropout
 from cspine_jax.models.sequence.positions import Kind
 from cspine_jax.models.sequence.transformer import TransformerEncoder
-from cspine_jax.models.study.encoder import SliceEncoder
+from cspine_jax.models.study.encoder import SliceEncoder, SliceModel
 
 
-class TransformerSequence(nnx.Module):
+class TransformerSequence(SliceModel):
     """`[B, T, H, W, C]` -> a logit for each slice, `[B, T]`."""
 
     def __init__(
@@ -29,6 +29,7 @@ class TransformerSequence(nnx.Module):
         positions: Kind = "sinusoidal",
         dropout: float = 0.1,
         chunk: int | None = None,
+        where: bool = False,
         remat: bool = False,
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -44,12 +45,13 @@ class TransformerSequence(nnx.Module):
             positions: see `sequence.positions`.
             dropout: rate in the transformer and before the last layer.
             chunk: slices at a time, see `SliceEncoder`.
+            where: look for breaks on a map, see `SliceEncoder`.
             remat: see `TransformerEncoder`.
             dtype: type the backbone and the transformer compute in; parameters and logits are float32.
             rngs: randomness of the initial weights.
         """
         self.dropout = dropout
-        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, dtype=dtype, rngs=rngs)
+        self.encoder = SliceEncoder(backbone, in_channels=in_channels, chunk=chunk, where=where, dtype=dtype, rngs=rngs)
         self.embed = Linear(self.encoder.out_features, features, dtype=jnp.float32, rngs=rngs)
         self.transformer = TransformerEncoder(
             features,
@@ -63,21 +65,6 @@ class TransformerSequence(nnx.Module):
         )
         self.head = Linear(features, 1, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(
-        self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
-    ) -> jax.Array:
-        """Logits of the slices.
-
-        Args:
-            image: crops from top to bottom, 0..1, `[B, T, H, W, C]`.
-            mask: bool `[B, T]`, false on padding; None for none.
-            train: use and record batch statistics, drop units.
-            key: randomness of dropout, needed in training.
-
-        Returns:
-            Float32 `[B, T]`; what the mask leaves out means nothing.
-        """
-        keys = Keys(key)
-        tokens = self.embed(self.encoder(image, mask, train, keys()))
-        tokens = self.transformer(tokens, mask, train, keys())
+    def _answer(self, embedding: jax.Array, mask: jax.Array | None, train: bool, keys: Keys) -> jax.Array:
+        tokens = self.transformer(self.embed(embedding), mask, train, keys())
         return self.head(dropout(tokens, self.dropout, keys(), train))[..., 0]

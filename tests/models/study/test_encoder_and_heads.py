@@ -84,6 +84,34 @@ def test_chunks_are_exact_in_evaluation_and_normalise_by_themselves_in_training(
     assert np.isfinite(grad).all()
 
 
+def test_the_map_of_breaks_joins_the_embedding_of_a_slice():
+    """Pooled map, then the features under the map's softmax, then its maximum; statistics are recorded once."""
+    graph, state = drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, where=True, rngs=rngs))
+    image = numbers(2, 3, 16, 12, 2)
+
+    @jax.jit
+    def run(image):
+        encoder = nnx.merge(graph, state, copy=True)
+        y, found = encoder.look(image, MASK[:2, :3], train=True)
+        return y, found, nnx.state(encoder, nnx.BatchStat), encoder(image, MASK[:2, :3])
+
+    y, found, stats, still = run(image)
+    plain, plain_state = drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, pooling="avg", rngs=rngs))
+    backbone = nnx.merge(plain, plain_state, copy=True).backbone
+    levels = backbone.pyramid(fill_padding(jnp.asarray(image), MASK[:2, :3]).reshape(6, 16, 12, 2), True)
+    features = np.asarray(levels[-1])
+    assert found.shape == (2, 3, *features.shape[1:3]) and y.shape == still.shape == (2, 3, 2 * features.shape[-1] + 1)
+    share = np.asarray(jax.nn.softmax(found.reshape(6, -1), axis=1)).reshape(6, *features.shape[1:3], 1)
+    flat = np.where(MASK[:2, :3].reshape(6, 1), np.asarray(y).reshape(6, -1), np.nan)
+    kept = ~np.isnan(flat[:, 0])
+    by_hand = [features.mean((1, 2)), (share * features).sum((1, 2)), np.asarray(found).reshape(6, -1).max(1)[:, None]]
+    np.testing.assert_allclose(flat[kept], np.concatenate(by_hand, axis=1)[kept], atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(y)[~MASK[:2, :3]], 0)
+    once = jax.tree.leaves(nnx.state(backbone, nnx.BatchStat))
+    for a, b in zip(jax.tree.leaves(stats), once, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_masked_batch_norm_is_batch_norm_of_what_is_there():
     x = numbers(3, 7, 2, 4) * 2 + 1
     masked, plain = MaskedBatchNorm(4), BatchNorm(4)

@@ -23,6 +23,10 @@ MODELS = {
     "bronze": lambda rngs: CropClassifier("study_tiny", **TINY, rngs=rngs),
     "gold vertebra": lambda rngs: VertebraSequence("study_tiny", **LSTM, rngs=rngs),
     "gold patient": lambda rngs: PatientSequence("study_tiny", **LSTM, layers=1, chunk=4, rngs=rngs),
+    "bronze with a map": lambda rngs: CropClassifier("study_tiny", **TINY, where=True, rngs=rngs),
+    "levels with a map": lambda rngs: LevelsModel(
+        "study_tiny", **LSTM, features=8, **ATTENTION, chunk=4, where=True, rngs=rngs
+    ),
     "silver": lambda rngs: TransformerSequence("study_tiny", **TINY, features=8, **ATTENTION, rngs=rngs),
     "silver learned": lambda rngs: TransformerSequence(
         "study_tiny", **TINY, features=8, positions="learned", **ATTENTION, rngs=rngs
@@ -59,7 +63,7 @@ def studies(seven):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_alone_padded_reordered_and_rebatched_studies_get_the_same_answer(name):
-    seven = name == "levels"
+    seven = name.startswith("levels")
     graph, state = drawn(MODELS[name])
     run = jax.jit(lambda image, mask: nnx.merge(graph, state)(image, mask))
 
