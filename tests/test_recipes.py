@@ -31,7 +31,7 @@ def test_study_level_recipes_have_three_variants_and_full_is_the_default(name):
     full, phantom, smoke = (from_dict(load_recipe(f"{path}:{v}")) for v in ("full", "phantom", "smoke"))
     assert full.data.manual_dir == "data/rsna" and full.train.bf16 and full.optim.weight_decay > 0
     assert phantom.data.manual_dir == smoke.data.manual_dir == ""
-    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (1000, 77, 256)
+    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (2000, 77, 192)
     assert smoke.data.phantom.studies <= 10 and smoke.train.total_steps <= 4
     assert full.study.model == phantom.study.model == smoke.study.model
     text = (CONFIGS / f"{name}.py").read_text()

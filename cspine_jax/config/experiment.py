@@ -46,6 +46,18 @@ class Config:
             raise ConfigError(f"eval.tta={self.eval.tta}: task {self.task!r} has no such views; set it to 0")
         if self.model.pretrained:
             self._check_pretrained()
+        if self.train.freeze_encoder:
+            self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        """What stays as it is has to be there, and to have come from somewhere."""
+        if self.task not in STUDY_LEVEL or self.study.model not in ON_BACKBONE:
+            what = f"study.model {self.study.model!r}" if self.task in STUDY_LEVEL else f"task {self.task!r}"
+            raise ConfigError(f"train.freeze_encoder=True: {what} has no encoder of slices; set it to False")
+        if not (self.train.init_from or self.model.pretrained):
+            raise ConfigError(
+                "train.freeze_encoder=True: the encoder would stay random; give train.init_from or model.pretrained"
+            )
 
     def _check_pretrained(self) -> None:
         """Published weights need a backbone to be of."""

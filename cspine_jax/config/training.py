@@ -64,7 +64,9 @@ class TrainConfig:
     evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters. `init_from` is the
     work folder of another run of the same network: a fresh run starts from its best weights (fine-tuning). Study-level
     models may start from another one's, too: the parts that both have (the encoder of slices) are taken. "{fold}" in it
-    stands for `data.fold`; a run of another fold of the same data is refused.
+    stands for `data.fold`; a run of another fold of the same data is refused. `freeze_encoder` (models of slices) keeps
+    the encoder as it came from there, weights and batch statistics: only what stands on it learns, at a third of the
+    cost a step.
     """
 
     total_steps: int = 0
@@ -81,6 +83,7 @@ class TrainConfig:
     patience: int = 5
     bf16: bool = False
     init_from: str = ""
+    freeze_encoder: bool = False
 
     def __post_init__(self):
         for what in ("total", "eval"):

@@ -38,11 +38,18 @@ class StudyLevelTask:
     def __init__(self, config: Config):
         self._config = config
         self._dtype = jnp.bfloat16 if config.train.bf16 else None
+        frozen = config.train.freeze_encoder
+        # what is frozen is kept with the statistics: it has no gradient, no moments and no weight decay
+        self._trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("encoder"))) if frozen else nnx.Param
+        self._where = 0.0 if frozen else config.study.where_weight
         # split once: the graph is static, training only sees the pytrees of arrays
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
 
     def _build(self, key: jax.Array) -> nnx.Module:
-        return build_model(self._config, dtype=self._dtype, rngs=nnx.Rngs(key))
+        model: Any = build_model(self._config, dtype=self._dtype, rngs=nnx.Rngs(key))
+        if self._config.train.freeze_encoder:
+            model.encoder.still = True
+        return model
 
     @property
     def positive_weight(self) -> float:
@@ -52,13 +59,13 @@ class StudyLevelTask:
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         """What the network is shown, varied where there is a key.
 
-        With a key and `study.where_weight` a last channel follows that is not for the network: inside a box or not.
+        With a key, and a map of breaks to teach, a last channel follows that is not for the network: inside a box?
         """
         raise NotImplementedError
 
     def _boxes(self, batch: Batch, key: jax.Array | None, count: int) -> jax.Array | None:
         """[n, count, 4] for `prepare_sequence`, where the network's map of breaks is to learn from them; else None."""
-        if key is None or not self._config.study.where_weight or "box" not in batch:  # other views are never taught
+        if key is None or not self._where or "box" not in batch:  # other views are never taught
             return None
         return batch["box"].reshape(-1, count, 4)
 
@@ -106,7 +113,7 @@ class StudyLevelTask:
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         """(params, batch statistics)."""
-        params, stats = nnx.split_state(nnx.state(self._build(key)), nnx.Param, ...)
+        params, stats = nnx.split_state(nnx.state(self._build(key)), self._trained, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     def pretrained(self) -> dict[tuple[Any, ...], np.ndarray]:
@@ -120,19 +127,18 @@ class StudyLevelTask:
         """Training mode on an augmented batch."""
         pictures, blend, units = jax.random.split(key, 3)
         seen = self._see(batch, pictures, self._config.augment)
-        where = self._config.study.where_weight
-        shown = {"image": seen[..., :-1], "where": seen[..., -1]} if where else {"image": seen}
+        shown = {"image": seen[..., :-1], "where": seen[..., -1]} if self._where else {"image": seen}
         batch = mixup({**batch, **self._follow(batch, pictures), **shown}, blend, self._config.augment.mixup)
         model: Any = nnx.merge(self._graph, params, stats)
-        run = model.look if where else model
+        run = model.look if self._where else model
         outputs = run(batch["image"], self._there(batch), train=True, key=units)
-        outputs, found = outputs if where else (outputs, None)
-        _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
+        outputs, found = outputs if self._where else (outputs, None)
+        _, stats = nnx.split_state(nnx.state(model), self._trained, ...)
         total, weight, parts, _ = self._judge(outputs, batch)
         if found is not None:
             inside = batch["where"].reshape(*found.shape[:2], *batch["where"].shape[-2:])
             cells, cell_weight = where_loss(found, inside, self._where_known(batch))
-            total = total + where * weight * cells / jnp.maximum(cell_weight, 1.0)
+            total = total + self._where * weight * cells / jnp.maximum(cell_weight, 1.0)
             parts = {**parts, "where": (cells, cell_weight)}
         return total, weight, parts, nnx.to_pure_dict(stats)
 

@@ -53,19 +53,22 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
         params, stats, _ = load_best(task, folder, placement)
         return dataclasses.replace(state, params=params, stats=stats)
     params, stats, _ = load_best(study_level_task(theirs), folder, placement)
-    shared = [name for name in state.params if _same(state, params, stats, name)]
+    mine, other = _modules(state.params, state.stats), _modules(params, stats)
+    shared = [name for name, arrays in mine.items() if _shapes(arrays) == _shapes(other.get(name, {}))]
     if not shared:
         raise DataError(
             f"{given}: no part of its {_described(theirs)} fits this {_described(config)}; both need the same backbone "
             "and as many slices as channels"
         )
-    fresh = [name for name in state.params if name not in shared]
+    fresh = [name for name in mine if name not in shared]
     say(f"train: {', '.join(shared)} from {folder}" + (f"; {', '.join(fresh)} fresh" if fresh else ""))
-    return dataclasses.replace(
-        state,
-        params={**state.params, **{name: params[name] for name in shared}},
-        stats={**state.stats, **{name: stats[name] for name in shared if name in stats}},
-    )
+
+    def taken(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, leaf: other[keys[0].key][keys] if keys[0].key in shared else leaf, tree
+        )
+
+    return dataclasses.replace(state, params=taken(state.params), stats=taken(state.stats))
 
 
 def _check_folds(given: str, config: Config, theirs: Config) -> None:
@@ -80,13 +83,17 @@ def _check_folds(given: str, config: Config, theirs: Config) -> None:
         )
 
 
-def _same(state: TrainState, params: Any, stats: Any, name: str) -> bool:
-    """Whether a part of the network has the same arrays in both."""
+def _modules(*trees: Any) -> dict[Any, dict[Any, jax.Array]]:
+    """Arrays by path, by the part of the network that they are of; frozen parts are among the statistics."""
+    found: dict[Any, dict[Any, jax.Array]] = {}
+    for tree in trees:
+        for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            found.setdefault(keys[0].key, {})[keys] = leaf
+    return found
 
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(jnp.shape, tree.get(name, {}))
 
-    return shapes(state.params) == shapes(params) and shapes(state.stats) == shapes(stats)
+def _shapes(arrays: dict[Any, jax.Array]) -> dict[Any, tuple[int, ...]]:
+    return {keys: jnp.shape(leaf) for keys, leaf in arrays.items()}
 
 
 def _described(config: Config) -> str:

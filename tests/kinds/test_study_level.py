@@ -12,6 +12,7 @@ import jax
 import nibabel
 import numpy as np
 import pytest
+from flax import nnx
 
 from cspine_jax.config import from_dict
 from cspine_jax.data.tables import read_tables
@@ -136,6 +137,15 @@ def test_a_model_of_levels_starts_from_the_encoder_of_one_of_vertebrae(gold, odd
     jax.tree.map(np.testing.assert_array_equal, state.stats["encoder"], stats["encoder"])
     jax.tree.map(np.testing.assert_array_equal, state.params["levels"], fresh.params["levels"])
     assert "encoder from" in (said := capsys.readouterr().out) and "levels" in said.split(";")[1]
+
+    frozen = shrunk("levels", odd_folder[0], tmp_path, train={"init_from": str(workdir), "freeze_encoder": True})
+    fresh, state = started(frozen, placement)
+    assert "encoder" not in state.params
+    jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
+    merged = nnx.merge(kind_of(frozen).task._graph, state.params, state.stats)
+    whole = nnx.to_pure_dict(nnx.state(merged.encoder, nnx.Param))
+    jax.tree.map(np.testing.assert_array_equal, whole, params["encoder"])
+    assert "encoder from" in capsys.readouterr().out
 
     from_gold = {"train": {"init_from": str(workdir)}}
     other_fold = shrunk("levels", odd_folder[0], tmp_path, data={"fold": 1}, **from_gold)

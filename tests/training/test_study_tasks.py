@@ -198,7 +198,7 @@ def test_targets_of_slices_move_with_the_slices(model):
     np.testing.assert_array_equal(followed.sum(-1), targets.sum(-1))
 
 
-@pytest.mark.parametrize("model", ["gold", "gold_patient", "levels"])
+@pytest.mark.parametrize("model", ["gold", "levels"])
 def test_the_map_of_breaks_learns_from_boxes(model):
     """Boxes alone teach it, moved as the pictures are; where they are not known they teach nothing."""
     settings = config(model, study=SMALL | {"model": model, "where_weight": 1.0}, augment={"mixup": 0.3},
@@ -230,6 +230,24 @@ def test_the_map_of_breaks_learns_from_boxes(model):
     assert float(parts["where"][1]) == 0 and np.isfinite(float(total))
     view = jax.jit(task.predict)(state.params, state.stats, {**batch(0), "view": np.ones(4, np.int32)})
     assert np.isfinite(float(view[0]))
+
+
+def test_a_frozen_encoder_stays_and_the_rest_learns():
+    train = {"freeze_encoder": True, "init_from": "elsewhere"}
+    settings = config("levels", train=train, study=SMALL | {"model": "levels", "where_weight": 1.0},
+                      optim={"lr": 1e-2, "weight_decay": 0.1})  # fmt: skip
+    task, placement = task_of(settings), place(jax.devices()[:1])
+    optimizer = make_optimizer(settings.optim, 12)
+    first = jax.jit(lambda: init_state(task, optimizer, 0))()
+    assert "encoder" not in first.params and "where" in first.stats["encoder"]
+    before = jax.tree.map(np.asarray, (first.params, first.stats))  # the step takes over its buffers
+    state, step, losses = first, trainer(task, optimizer, 0, placement), []
+    for number in range(12):
+        state, parts = step(state, placement.put(batch_for("levels", seed=number % 3)))
+        losses.append(float(parts["loss"][0] / parts["loss"][1]))
+    jax.tree.map(np.testing.assert_array_equal, state.stats["encoder"], before[1]["encoder"])
+    moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), state.params, before[0])
+    assert all(jax.tree.leaves(moved)) and np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
 @pytest.mark.parametrize("model", ["gold", "gold_patient"])
@@ -291,6 +309,10 @@ def test_clips_join_by_how_much_they_show():
     ({"study": {"slice_labels": "boxes"}}, "study.slice_labels"),
     ({"study": {"model": "levels", "slice_labels": "box"}}, "slices of 'levels' have no labels"),
     ({"study": {"model": "cnn3d", "where_weight": 1.0}, "task": "study"}, "'cnn3d' has no map of breaks"),
+    ({"train": {"freeze_encoder": True}, "task": "crops"}, "the encoder would stay random"),
+    ({"train": {"freeze_encoder": True}}, "task 'fracture' has no encoder of slices"),
+    ({"train": {"freeze_encoder": True, "init_from": "w"}, "task": "study", "study": {"model": "vit3d"}},
+     "'vit3d' has no encoder of slices"),
     ({"study": {"where_weight": -1.0}}, "study.where_weight"),
     ({"study": {"features": 10, "heads": 4}}, "must be a multiple of study.heads=4"),
     ({"optim": {"final_lr": 1e-5}}, "only optim.schedule='cosine' ends there"),

@@ -56,6 +56,7 @@ class SliceEncoder(nnx.Module):
             rngs: randomness of the initial weights.
         """
         self.chunk = chunk
+        self.still = False  # set: works as in evaluation, whatever it is told
         self.pooling = pooling or "avg"
         self.backbone = create(
             backbone,
@@ -94,6 +95,7 @@ class SliceEncoder(nnx.Module):
 
         A cell of the map is `REDUCTION` pixels high and wide, less where the backbone has no such level.
         """
+        train = train and not self.still
         if mask is not None and train:
             image = fill_padding(image, mask)
         y, found = (
