@@ -60,9 +60,9 @@ CROPS = {
         "train": {
             "init_from": "runs/compare/gold_type1_phantom/fold{fold}",
             "freeze_encoder": True,
-            "total_steps": 300,
-            "eval_steps": 100,
-            "checkpoint_steps": 100,
+            "total_steps": 150,
+            "eval_steps": 75,
+            "checkpoint_steps": 75,
         },
     },
     "smoke": {"crops": {"positions": 4, "radius": 1, "size": 32}},
