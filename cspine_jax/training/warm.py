@@ -55,10 +55,11 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
     params, stats, _ = load_best(study_level_task(theirs), folder, placement)
     mine, other = _modules(state.params, state.stats), _modules(params, stats)
     shared = [name for name, arrays in mine.items() if _shapes(arrays) == _shapes(other.get(name, {}))]
-    if not shared:
+    if not shared or (config.train.freeze_encoder and "encoder" not in shared):
+        part = "encoder" if shared else "part"  # one that nothing fits would stay random
         raise DataError(
-            f"{given}: no part of its {_described(theirs)} fits this {_described(config)}; both need the same backbone "
-            "and as many slices as channels"
+            f"{given}: no {part} of its {_described(theirs)} fits this {_described(config)}; both need the same "
+            "backbone and as many slices as channels"
         )
     fresh = [name for name in mine if name not in shared]
     say(f"train: {', '.join(shared)} from {folder}" + (f"; {', '.join(fresh)} fresh" if fresh else ""))
