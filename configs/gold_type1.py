@@ -35,7 +35,7 @@ RECIPE = {
     },
     "phantom": {
         "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.4, "slice_labels": "box"},
-        "train": {"total_steps": 2000, "eval_steps": 250},
+        "train": {"total_steps": 3000, "eval_steps": 250},
     },
     "smoke": {
         "data": {"batch_size": 4, "eval_batch_size": 8},

@@ -34,10 +34,10 @@ CROPS = {
         "train": {"total_epochs": 50.0},
     },
     "phantom": {
-        "data": {"cache_mb": 6000},
+        "data": {"cache_mb": 6000, "batch_size": 32},
         "crops": {"positions": 8, "size": 112},
         "model": {"backbone": "efficientnet_lite0", "pretrained": "imagenet"},
-        "study": {"highest": 2, "where_weight": 2.0},
+        "study": {"highest": 2, "where_weight": 4.0, "train_positions": 4},
         "augment": {
             "transpose": False,
             "vertical_flip": False,

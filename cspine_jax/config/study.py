@@ -48,6 +48,10 @@ class StudyConfig:
     fracture boxes where they are known (an intact vertebra has none), its loss weighed so much: a break fills a few
     pixels, and one label a slice says little of which. What the map finds joins the slice's embedding.
 
+    `train_positions` > 0 (models of crops) shows a training example with so many of its `crops.positions`, evenly
+    spaced from a random one on: neighbours show nearly the same, so that a step learns more from as many slices of more
+    vertebrae. Evaluation reads them all.
+
     `highest` slices' mean is the vertebra's probability in these models. Copied labels have the winners' 5; where only
     the slices with the break are positive, a break on fewer of them needs a smaller number.
 
@@ -72,6 +76,7 @@ class StudyConfig:
     clip_labels: str = "unknown"
     slice_labels: str = "copy"
     where_weight: float = 0.0
+    train_positions: int = 0
     highest: int = 5
     fractured_fraction: float = 0.0
     chunk: int = 0
@@ -95,7 +100,7 @@ class StudyConfig:
             at_least(self, name, 1)
         for name in ("width", "stages", "stem"):
             at_least(self, name, 1)
-        for name in ("every", "max_slices", "clip_depth", "clip_size", "chunk", "blocks"):
+        for name in ("every", "max_slices", "clip_depth", "clip_size", "chunk", "blocks", "train_positions"):
             at_least(self, name, 0)
         between(self, "clip_visible", 0.0, 1.0)
         one_of(self, "clip_labels", ("unknown", "negative"))
@@ -112,6 +117,11 @@ class StudyConfig:
         if self.where_weight and self.model not in ON_CROPS:
             raise ConfigError(
                 f"study.where_weight={self.where_weight}: {self.model!r} has no map of breaks; this is for "
+                f"{', '.join(ON_CROPS)}"
+            )
+        if self.train_positions and self.model not in ON_CROPS:
+            raise ConfigError(
+                f"study.train_positions={self.train_positions}: {self.model!r} sees no crops; this is for "
                 f"{', '.join(ON_CROPS)}"
             )
         if self.clip_depth and self.model not in ON_SLICES:

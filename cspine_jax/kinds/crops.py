@@ -54,7 +54,7 @@ class Crops(OnTargets):
     def view(self) -> View:
         """See `OnTargets`."""
         view = VertebraView if self.config.study.model in ON_VERTEBRAE else LevelsView
-        return view(self.table, self.config.study.slice_labels)
+        return view(self.table, self.config.study.slice_labels, self.config.study.train_positions)
 
     @property
     def phantom(self) -> bool:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import csv
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -90,10 +91,13 @@ def test_boxes_are_on_the_vertebra_and_the_slices_that_they_are_drawn_on(folder,
         boxes = slices.num_boxes[slices.study == np.flatnonzero(slices.uids == table.uids[study])[0]] > 0
         mask = folder[1][str(table.uids[study])].mask
         for record in table.record[study][table.record[study] >= 0]:
-            level, near = table.level[record], np.rint(table.slice_index[record]).astype(int)
-            expected = boxes[near] & (mask[near, 4:11, 5:12] == level).any((1, 2))
-            np.testing.assert_array_equal(table.boxed[record], expected)
-            beside += (boxes[near] & (mask[near] == level).any((1, 2)) & ~expected).sum()
+            level, at = table.level[record], table.slice_index[record]
+            there = boxes & (mask[:, 4:11, 5:12] == level).any((1, 2))
+            near = [
+                [k for k in range(len(mask)) if abs(k - p) <= 1 and abs(k - p) == np.abs(k - at).min()] for p in at
+            ]  # CROPS.radius is 1
+            np.testing.assert_array_equal(table.boxed[record], [there[rows].any() for rows in near])
+            beside += (boxes & (mask == level).any((1, 2)) & ~there)[np.concatenate(near)].sum()
     assert beside and not table.boxed[~table.has_boxes[table.study]].any()
 
 
@@ -110,11 +114,50 @@ def test_what_a_box_overlaps(box, expected):
     mask[2:6, 2:5, 2:5] = 3
     layout = CropLayout(positions=2, radius=0, size=16)
     where = plan(mask, np.ones(3), 3, layout, look(mask))
-    assert boxed(mask, [np.array([box], np.float32)] * 8, where).any(1).tolist() == expected
+    assert boxed(mask, [np.array([box], np.float32)] * 8, where, 0).any(1).tolist() == expected
     only = [np.array([box] * (row == 5), np.float32).reshape(-1, 4) for row in range(8)]
-    assert boxed(mask, only, where).any(1).tolist() == [0, expected[1]]
+    assert boxed(mask, only, where, 0).any(1).tolist() == [0, expected[1]]
     off = [np.array([box] * (row in (0, 1, 3, 4, 6, 7)), np.float32).reshape(-1, 4) for row in range(8)]
-    assert not boxed(mask, off, where).any()
+    assert not boxed(mask, off, where, 0).any()
+
+
+@pytest.mark.parametrize(("radius", "positions"), [
+    (2, {2: [0], 3: [0], 4: [0, 1], 5: [1], 6: [1], 7: [1], 8: [1, 2], 9: [2], 10: [2], 1: [], 11: []}),
+    (1, {2: [0], 3: [0], 4: [], 5: [1], 7: [1], 8: []}),
+    (0, {2: [0], 3: [], 5: [], 6: [1], 10: [2]}),
+])  # fmt: skip
+def test_a_break_between_positions_is_seen_by_the_nearest_that_show_it(radius, positions):
+    """Slices 2..10 of a vertebra, positions on 2, 6 and 10."""
+    mask = np.zeros((14, 8, 8), np.uint8)
+    mask[2:11, 2:5, 2:5] = 3
+    layout = CropLayout(positions=3, radius=radius, size=16)
+    where = plan(mask, np.ones(3), 3, layout, look(mask))
+    for row, expected in positions.items():
+        only = [np.array([(2, 2, 3, 3)] * (k == row), np.float32).reshape(-1, 4) for k in range(14)]
+        assert np.flatnonzero(boxed(mask, only, where, radius).any(1)).tolist() == expected, row
+
+
+def test_boxes_of_several_slices_are_enclosed():
+    """Each slice's box alone is smaller than what both take; planes between slices have the nearest in any case."""
+    mask = np.zeros((6, 16, 16), np.uint8)
+    mask[1:3, 2:14, 2:14] = 3
+    boxes = [np.zeros((0, 4), np.float32), np.array([(3, 4, 2, 2)], np.float32), np.array([(8, 5, 3, 6)], np.float32)]
+    boxes += [np.zeros((0, 4), np.float32)] * 3
+    for positions, sides in ((1, [(4, 3, 11, 11)]), (4, [(4, 3, 6, 5)] * 2 + [(5, 8, 11, 11)] * 2)):
+        layout = CropLayout(positions=positions, radius=2, size=16, margin=0.0)
+        where = plan(mask, np.ones(3), 3, layout, look(mask))
+        scale = 16 / 12
+        expected = (np.array(sides) - 2) * scale
+        np.testing.assert_allclose(boxed(mask, boxes, where, 2), expected, atol=1e-4)
+
+
+def test_crops_that_know_the_boxes_of_one_slice_a_position_are_refused(folder, tmp_path):
+    path = build_crops(folder[0], tmp_path, CROPS, workers=1).path / "metadata.json"
+    there = json.loads(path.read_text())
+    del there["boxes"]
+    path.write_text(json.dumps(there))
+    with pytest.raises(DataError, match=r"version, which looked for boxes on one slice a position; .*--overwrite"):
+        build_crops(folder[0], tmp_path, CROPS, workers=1)
 
 
 @pytest.mark.parametrize("oriented", [False, True])
@@ -130,13 +173,13 @@ def test_boxes_are_where_the_crop_shows_them(oriented):
     both = [(x, y, 5, height), (x + 3, y, width - 3, 4)]
     boxes = [np.array([*both, (0, 0, 5, 5)], np.float32)] * 12  # the last is beside it
     inside = sample(np.zeros(mask.shape, np.int16), drawn, where, layout)[1]
-    found = boxed(mask, boxes, where)
+    found = boxed(mask, boxes, where, 0)
     assert found.dtype == np.float32 and found.shape == (3, 4)
     for rectangle, shown in zip(found, inside, strict=True):
         rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
         expected = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
         np.testing.assert_allclose(rectangle, expected, atol=0.5 + 1e-4)
-    np.testing.assert_array_equal(boxed(mask, [np.zeros((0, 4), np.float32)] * 12, where), 0)
+    np.testing.assert_array_equal(boxed(mask, [np.zeros((0, 4), np.float32)] * 12, where, 0), 0)
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,39 @@ def test_where_breaks_are_is_known_of_intact_vertebrae_and_of_those_with_boxes()
     np.testing.assert_array_equal(batch["box"], expected[1])
 
 
+def test_training_shows_some_positions_in_order_and_evaluation_all():
+    """What is shown of a position, its label and its box stay together; each is shown as often as the others."""
+    table = fake_crops(P=8)
+    where = np.arange(8, dtype=np.int16)
+    boxed = table.boxed[table.record[3, 0]]
+    read = table.read
+    table.read = lambda records: (np.broadcast_to(where[:, None, None, None], (len(records), 8, 8, 8, 3)),
+                                  read(records)[1])  # fmt: skip
+    jitter = np.random.default_rng(0).random((4000, 3))
+    seen = np.zeros(8)
+    for shown in (1, 3, 4, 7):
+        view = VertebraView(table, "box", shown)
+        batch = view.read(np.full(4000, table.record[3, 0]), np.ones(4000, bool), jitter)
+        at = batch["image"][:, :, 0, 0, 0]
+        assert at.shape == (4000, shown) and batch["mask"].shape[1] == shown
+        assert (np.diff(at, axis=1) >= 8 // shown).all() and (np.diff(at, axis=1) <= -(-8 // shown)).all()
+        np.testing.assert_array_equal(batch["slice_targets"], boxed[at])
+        np.testing.assert_array_equal(batch["box"], table.box[table.record[3, 0]][at])
+        seen = np.bincount(at.ravel(), minlength=8) / 4000
+        np.testing.assert_allclose(seen, shown / 8, atol=0.03)
+        assert view.read(np.array([0]), np.ones(1, bool))["image"].shape[1] == 8
+        levels = LevelsView(table, "box", shown)
+        patients = levels.read(np.array([1, 3]), np.ones(2, bool), jitter[:2])
+        for study in range(2):
+            there = patients["there"][study]
+            shows = patients["image"][study, there, :, 0, 0, 0]
+            np.testing.assert_array_equal(shows, np.broadcast_to(at[study], shows.shape))
+        np.testing.assert_array_equal(patients["slice_targets"][1, 0], boxed[at[1]])
+        np.testing.assert_array_equal(patients["box"][1, 0], table.box[table.record[3, 0]][at[1]])
+        assert patients["box"].shape == (2, 7, shown, 4) and (patients["image"][0, 2] == -1000).all()
+        assert levels.read(np.array([1]), np.ones(1, bool))["image"].shape[2] == 8
+
+
 def test_absent_levels_are_air_and_unknown():
     batch = LevelsView(fake_crops()).read(np.array([1, 4]), np.ones(2, bool))
     assert batch["there"].sum(1).tolist() == [6, 7] and not batch["there"][0, 2]

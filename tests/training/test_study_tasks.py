@@ -314,6 +314,9 @@ def test_clips_join_by_how_much_they_show():
     ({"train": {"freeze_encoder": True, "init_from": "w"}, "task": "study", "study": {"model": "vit3d"}},
      "'vit3d' has no encoder of slices"),
     ({"study": {"where_weight": -1.0}}, "study.where_weight"),
+    ({"study": {"model": "cnn3d", "train_positions": 2}, "task": "study"}, "'cnn3d' sees no crops; this is for gold"),
+    ({"study": {"train_positions": 9}, "crops": {"positions": 8}, "task": "crops"},
+     r"study\.train_positions=9: crops have crops\.positions=8"),
     ({"study": {"features": 10, "heads": 4}}, "must be a multiple of study.heads=4"),
     ({"optim": {"final_lr": 1e-5}}, "only optim.schedule='cosine' ends there"),
 ])  # fmt: skip

@@ -74,6 +74,9 @@ def build_crops(
 _LATER = ("boxed", "box", "has_boxes")
 """Columns that crops lack whose metadata name no columns."""
 
+_BOXES = "nearest slices"
+"""Which boxes are a position's, see `cut.boxed`: crops that say nothing have those of one slice only."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
@@ -93,8 +96,8 @@ class Crops:
         return masks.masked(read_tables(manual_dir, num_folds), self.masks, identity)
 
     def parameters(self, tables: Tables) -> dict[str, Any]:
-        """The masks decide the crops too; and records without a column of today are refused."""
-        return {"masks": masks.fingerprint(tables), "columns": _names()}
+        """The masks decide the crops too; records without a column of today, or with other boxes, are refused."""
+        return {"masks": masks.fingerprint(tables), "columns": _names(), "boxes": _BOXES}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
         """Where the masks were, and whether the studies are synthetic."""
@@ -105,6 +108,8 @@ class Crops:
         if name == "columns":
             missing = [name for name in _names() if name not in there["columns"]] if "columns" in there else _LATER
             return f"the volumes by an older version, without {', '.join(missing)}" if missing else None
+        if name == "boxes":
+            return "the volumes by an older version, which looked for boxes on one slice a position"
         if name != "masks":
             return None
         return f"other masks than those now in {self.masks!r} (built from {there.get('masks_from', 'others')!r})"
@@ -126,7 +131,7 @@ class Crops:
         assert mask is not None
         for plan in plans:
             image, inside = cut.sample(hu, mask, plan, self.layout)
-            box = cut.boxed(mask, study.boxes, plan)
+            box = cut.boxed(mask, study.boxes, plan, self.layout.radius)
             yield {
                 "study_uid": entry.uid,
                 "level": plan.level,

@@ -138,30 +138,42 @@ def sample(hu: np.ndarray, mask: np.ndarray, where: Plan, layout: CropLayout) ->
     return (_sample_oriented if layout.oriented else _sample_slices)(hu, mask, where, layout)
 
 
-def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan) -> np.ndarray:
+def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan, radius: int) -> np.ndarray:
     """Where, on each position of a planned crop, boxes show a break of its vertebra.
+
+    A break along the slices is on one or two of them, which thin slices put between the positions. So every slice of
+    the study counts for the position (or two) nearest to it, if it is among its neighbours; and for a plane between
+    slices the one nearest to it counts in any case.
 
     Args:
         mask: uint8 [D, H, W] labels.
         boxes: D arrays [n, 4] of (x, y, width, height) in pixels; pixel (row, column) is from there to one further.
         where: from `plan`.
+        radius: neighbours shown on each side of a plane.
 
     Returns:
         float32 [S, 4]: top, left, bottom and right, in pixels of the crop (pixel k is from k to k + 1), of the smallest
-        rectangle about the boxes that overlap a pixel of the vertebra on the study's slice nearest to the plane's
-        centre; zeros where there is none. On a tilted plane it is the rectangle about their projection along the spine.
+        rectangle about the boxes that overlap a pixel of the vertebra on those slices; zeros where there is none. On a
+        tilted plane it is the rectangle about their projection along the spine.
     """
-    nearest = np.clip(np.rint(where.slice_index).astype(int), 0, len(mask) - 1)
-    to_crop = np.linalg.inv(where.axes)
-    found = np.zeros((len(nearest), 4), np.float32)
-    for position, row in enumerate(nearest):
-        shown = [
-            (y, x, y + h, x + w)
+    apart = np.abs(np.arange(len(mask)) - where.slice_index[:, None])  # [S, D], in slices
+    slack = 1e-6  # slices between two positions are of both
+    mine = (apart <= apart.min(0) + slack) & (apart <= radius * where.axes[0, 0] + slack)
+    mine[np.arange(len(mine)), np.clip(np.rint(where.slice_index).astype(int), 0, len(mask) - 1)] = True
+    shown = {
+        row: [
+            (row, y, x, y + h, x + w)
             for x, y, w, h in boxes[row]
             if (mask[row, _covered(y, h), _covered(x, w)] == where.level).any()
         ]
-        if shown:
-            corners = np.array([(row, y, x) for a, b, c, d in shown for y in (a, c) for x in (b, d)], np.float64)
+        for row in np.flatnonzero(mine.any(0))
+    }
+    to_crop = np.linalg.inv(where.axes)
+    found = np.zeros((len(mine), 4), np.float32)
+    for position, rows in enumerate(mine):
+        seen = [box for row in np.flatnonzero(rows) for box in shown[row]]
+        if seen:
+            corners = np.array([(row, y, x) for row, a, b, c, d in seen for y in (a, c) for x in (b, d)], np.float64)
             corners[:, 1:] -= 0.5  # edges, as voxels count: from their centres
             inside = ((corners - where.origin[position]) @ to_crop)[:, 1:] + 0.5
             found[position] = [*inside.min(0), *inside.max(0)]

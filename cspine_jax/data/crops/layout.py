@@ -178,7 +178,7 @@ class CropLayout:
                 "boxed": tensor(
                     shape=places,
                     dtype=np.uint8,
-                    doc="1: on the slice nearest to the position a fracture box overlaps the vertebra",
+                    doc="1: a fracture box overlaps the vertebra on a slice shown to which no position is nearer",
                 ),
                 "box": tensor(
                     shape=(*places, 4),

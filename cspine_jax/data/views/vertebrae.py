@@ -4,16 +4,22 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
-from cspine_jax.data.views.slice_labels import slice_boxes, slice_labels
+from cspine_jax.data.views.slice_labels import shown_positions, slice_boxes, slice_labels, take_positions
 
 
 class VertebraView:
-    """Crops of a `CropTable`; items are its records. `labels` of slices as `config.study.slice_labels`."""
+    """Crops of a `CropTable`; items are its records.
+
+    Args:
+        table: the records.
+        labels: of slices, as `config.study.slice_labels`.
+        shown: positions of an example in training, as `config.study.train_positions`.
+    """
 
     shows = "a fractured vertebra"
 
-    def __init__(self, table: CropTable, labels: str = "copy"):
-        self.table, self.labels = table, labels
+    def __init__(self, table: CropTable, labels: str = "copy", shown: int = 0):
+        self.table, self.labels, self.shown = table, labels, shown
 
     def items(self, studies: np.ndarray, train: bool) -> np.ndarray:
         """All crops of the studies, C1 first; in training those of studies with labels."""
@@ -29,23 +35,24 @@ class VertebraView:
         return self.table.labels[self.table.study[items], self.table.level[items]]
 
     def read(self, items: np.ndarray, valid: np.ndarray, jitter: np.ndarray | None = None) -> Batch:
-        """A batch.
+        """A batch; with jitter, P below is `shown`, from a random position on.
 
         Returns:
             `image` int16 [B, P, H, W, K] HU, `mask` uint8 [B, P, H, W] 0/1, `targets` and `targets_known` float32 [B],
             `slice_targets` float32 [B, P] (as well known), `box` float32 [B, P, 4] and `where_known` float32 [B] of
             `slice_boxes`, `study` int32 [B], `level` int32 [B] 1..7, `valid` bool [B].
         """
-        del jitter  # crops are cut already
         image, mask = self.table.read(items)
-        study = self.table.study[items]
+        study, at = self.table.study[items], shown_positions(jitter, image.shape[1], self.shown)
+        boxes = slice_boxes(self.table, items)
         return {
-            "image": image,
-            "mask": mask,
+            "image": take_positions(image, at),
+            "mask": take_positions(mask, at),
             "targets": self._labels(items).astype(np.float32),
-            "slice_targets": slice_labels(self.table, items, self.labels),
+            "slice_targets": take_positions(slice_labels(self.table, items, self.labels), at),
             "targets_known": self.table.has_labels[study].astype(np.float32),
-            **slice_boxes(self.table, items),
+            "box": take_positions(boxes["box"], at),
+            "where_known": boxes["where_known"],
             "study": study.astype(np.int32),
             "level": self.table.level[items].astype(np.int32),
             "valid": valid,

@@ -1,5 +1,7 @@
 """An image network applied to every slice of a sequence: the 2D half of the 2.5D models."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,11 +12,14 @@ from jax import lax
 from cspine_jax.models import create
 from cspine_jax.models.layers import Keys, Linear, at_least_float32, global_pool
 
-REDUCTION = 16
-"""Pixels a cell of the map of breaks: a box about one spans a few cells of a crop."""
+REDUCTION = 8
+"""Pixels a cell of the map of breaks: a break is a line some pixels long."""
 
-FIRST_BIAS = -3.0
-"""Of that map's logits before training: a cell in twenty is inside a box."""
+MAP_FEATURES = 128
+"""Features of its cells."""
+
+FIRST_BIAS = -4.0
+"""Of that map's logits before training: a cell in fifty is inside a box."""
 
 
 class SliceEncoder(nnx.Module):
@@ -26,8 +31,9 @@ class SliceEncoder(nnx.Module):
     valid slice is left as it is.
 
     With `where` there is a map of logits besides, of whether a cell shows a break, which boxes can teach (`losses.
-    where_loss`). The embedding then ends with what is found there: the features of the cells, weighed by the map's
-    softmax, and the map's maximum. A break fills a few pixels, which the mean over a picture hides.
+    where_loss`). Its cells join what the backbone sees there at every scale from theirs on (as in feature pyramids, Lin
+    et al. 2017). The embedding then ends with what is found: the features of the cells, weighed by the map's softmax,
+    and the map's maximum. A break fills a few pixels, which the mean over a picture hides.
     """
 
     def __init__(
@@ -68,9 +74,8 @@ class SliceEncoder(nnx.Module):
             rngs=rngs,
         )
         self.level = max(k for k, r in enumerate(self.backbone.reductions) if k == 0 or r <= REDUCTION)
-        features = self.backbone.channels[self.level]
-        self.where = BreakMap(features, rngs=rngs) if where else None
-        self.out_features = self.backbone.embedding_dim + where * (features + 1)
+        self.where = BreakMap(self.backbone.channels[self.level :], rngs=rngs) if where else None
+        self.out_features = self.backbone.embedding_dim + where * (MAP_FEATURES + 1)
 
     def __call__(
         self, image: jax.Array, mask: jax.Array | None = None, train: bool = False, key: jax.Array | None = None
@@ -109,9 +114,7 @@ class SliceEncoder(nnx.Module):
         if self.where is None:
             return self.backbone.embed(flat, train, key).reshape(B, T, -1), None
         levels = self.backbone.pyramid(flat, train, key)  # and not `embed` as well, which would record statistics twice
-        features = levels[self.level]
-        features = features.astype(at_least_float32(features))
-        found = self.where(features)
+        found, features = self.where(levels[self.level :])
         share = jax.nn.softmax(found, axis=(1, 2))
         seen = jnp.einsum("bhw,bhwc->bc", share, features)
         y = jnp.concatenate([global_pool(levels[-1], self.pooling), seen, found.max((1, 2))[:, None]], axis=-1)
@@ -140,16 +143,38 @@ class SliceEncoder(nnx.Module):
 
 
 class BreakMap(nnx.Module):
-    """Features `[B, h, w, C]` -> a logit for each cell, `[B, h, w]`: whether a break is there."""
+    """Maps of a backbone, the finest `[B, h, w, C]` first, to a logit for each of the finest's cells."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.hidden = Linear(features, features, dtype=jnp.float32, rngs=rngs)
-        self.out = Linear(features, 1, dtype=jnp.float32, rngs=rngs)
+    def __init__(self, channels: Sequence[int], *, rngs: nnx.Rngs):
+        """Builds it for maps of so many channels, each map half as high and wide as the one before."""
+        self.sides = nnx.List([Linear(count, MAP_FEATURES, dtype=jnp.float32, rngs=rngs) for count in channels])
+        self.out = Linear(MAP_FEATURES, 1, dtype=jnp.float32, rngs=rngs)
         self.out.bias = nnx.Param(jnp.full((1,), FIRST_BIAS, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
-        return self.out(jax.nn.relu(self.hidden(x)))[..., 0]
+    def __call__(self, levels: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Logits `[B, h, w]`: whether a break is there; and the cells' features `[B, h, w, MAP_FEATURES]`."""
+        joined = self.sides[-1](_wide(levels[-1]))
+        for side, level in zip(self.sides[-2::-1], levels[-2::-1], strict=True):
+            joined = side(_wide(level)) + enlarged(joined, level.shape[1], level.shape[2])
+        features = jax.nn.relu(joined)
+        return self.out(features)[..., 0], features
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(at_least_float32(x))
+
+
+def enlarged(x: jax.Array, height: int, width: int) -> jax.Array:
+    """`[B, h, w, C]` -> `[B, height, width, C]`: cells repeated by the power of two that fits best.
+
+    Then cut, or the last ones once more, where the backbone rounds its sizes another way.
+    """
+    for axis, size in ((1, height), (2, width)):
+        x = jnp.repeat(x, 2 ** round(math.log2(size / x.shape[axis])), axis=axis)
+        short = [(0, 0)] * x.ndim
+        short[axis] = (0, max(0, size - x.shape[axis]))
+        x = lax.slice_in_dim(jnp.pad(x, short, "edge"), 0, size, axis=axis)
+    return x
 
 
 class SliceModel(nnx.Module):

@@ -9,7 +9,7 @@ from flax import nnx
 from cspine_jax.models.backbones import basic_cnn
 from cspine_jax.models.layers import BatchNorm
 from cspine_jax.models.layers3d import pack
-from cspine_jax.models.study.encoder import SliceEncoder, fill_padding
+from cspine_jax.models.study.encoder import MAP_FEATURES, SliceEncoder, enlarged, fill_padding
 from cspine_jax.models.study.heads import MaskedBatchNorm, masked_pool
 from cspine_jax.models.study.volumes import clear_padding, fold, fold_mask
 from tests.models.drawn import drawn
@@ -84,10 +84,12 @@ def test_chunks_are_exact_in_evaluation_and_normalise_by_themselves_in_training(
     assert np.isfinite(grad).all()
 
 
-def test_the_map_of_breaks_joins_the_embedding_of_a_slice():
+def test_the_map_of_breaks_joins_the_embedding_of_a_slice(monkeypatch):
     """Pooled map, then the features under the map's softmax, then its maximum; statistics are recorded once."""
+    tiny = basic_cnn.Config(fold=2, widths=(4, 4, 6, 8, 8), blocks=(0, 0, 0, 0, 0))
+    monkeypatch.setitem(basic_cnn.VARIANTS, "study_tiny", tiny)
     graph, state = drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, where=True, rngs=rngs))
-    image = numbers(2, 3, 16, 12, 2)
+    image = numbers(2, 3, 40, 56, 2)
 
     @jax.jit
     def run(image):
@@ -97,19 +99,42 @@ def test_the_map_of_breaks_joins_the_embedding_of_a_slice():
 
     y, found, stats, still = run(image)
     plain, plain_state = drawn(lambda rngs: SliceEncoder("study_tiny", in_channels=2, pooling="avg", rngs=rngs))
-    backbone = nnx.merge(plain, plain_state, copy=True).backbone
-    levels = backbone.pyramid(fill_padding(jnp.asarray(image), MASK[:2, :3]).reshape(6, 16, 12, 2), True)
-    features = np.asarray(levels[-1])
-    assert found.shape == (2, 3, *features.shape[1:3]) and y.shape == still.shape == (2, 3, 2 * features.shape[-1] + 1)
-    share = np.asarray(jax.nn.softmax(found.reshape(6, -1), axis=1)).reshape(6, *features.shape[1:3], 1)
+    encoder = nnx.merge(plain, plain_state, copy=True)
+    levels = encoder.backbone.pyramid(fill_padding(jnp.asarray(image), MASK[:2, :3]).reshape(6, 40, 56, 2), True)
+    levels = [np.asarray(level, np.float64) for level in levels]
+    assert found.shape == (2, 3, 5, 7) and y.shape == still.shape == (2, 3, 8 + MAP_FEATURES + 1)
+    where = nnx.merge(graph, state, copy=True).where
+    joined = 0
+    for side, level, times in zip(where.sides, levels[2:], (1, 2, 4), strict=True):  # of 8, 16 and 32 pixels
+        mixed = level @ np.asarray(side.kernel[...], np.float64) + np.asarray(side.bias[...])
+        joined = joined + mixed.repeat(times, 1)[:, :5].repeat(times, 2)[:, :, :7]
+    features = np.maximum(joined, 0)
+    logits = (features @ np.asarray(where.out.kernel[...]) + np.asarray(where.out.bias[...]))[..., 0]
+    np.testing.assert_allclose(np.where(MASK[:2, :3, None, None], found, 0).reshape(6, 5, 7)[[0, 2, 3, 4]],
+                               logits[[0, 2, 3, 4]], rtol=1e-4, atol=1e-5)  # fmt: skip
+    share = np.asarray(jax.nn.softmax(logits.reshape(6, -1), axis=1)).reshape(6, 5, 7, 1)
     flat = np.where(MASK[:2, :3].reshape(6, 1), np.asarray(y).reshape(6, -1), np.nan)
     kept = ~np.isnan(flat[:, 0])
-    by_hand = [features.mean((1, 2)), (share * features).sum((1, 2)), np.asarray(found).reshape(6, -1).max(1)[:, None]]
-    np.testing.assert_allclose(flat[kept], np.concatenate(by_hand, axis=1)[kept], atol=1e-5)
+    by_hand = [levels[-1].mean((1, 2)), (share * features).sum((1, 2)), logits.reshape(6, -1).max(1)[:, None]]
+    np.testing.assert_allclose(flat[kept], np.concatenate(by_hand, axis=1)[kept], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(y)[~MASK[:2, :3]], 0)
-    once = jax.tree.leaves(nnx.state(backbone, nnx.BatchStat))
+    once = jax.tree.leaves(nnx.state(encoder.backbone, nnx.BatchStat))
     for a, b in zip(jax.tree.leaves(stats), once, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [
+    ((7, 14), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]),
+    ((4, 7), [0, 0, 1, 1, 2, 2, 3]),
+    ((5, 13), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4]),  # Inception rounds down
+    ((3, 3), [0, 1, 2]),
+    ((1, 2), [0, 0]),
+])  # fmt: skip
+def test_coarse_cells_lie_over_the_fine_ones(sizes, expected):
+    coarse, fine = sizes
+    x = jnp.arange(coarse)[None, :, None, None] + 100 * jnp.arange(coarse)[None, None, :, None]
+    expected = np.array(expected)
+    np.testing.assert_array_equal(enlarged(x, fine, fine)[0, :, :, 0], expected[:, None] + 100 * expected)
 
 
 def test_masked_batch_norm_is_batch_norm_of_what_is_there():
