@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="W",
-        help="workdir of a trained fracture run, or a file of `cspine weights export --fracture` (default: the "
-        "package's own, which has seen synthetic studies only)",
+        help="workdir of a trained run of a slice model or of vertebra crops (gold, silver, bronze, levels), or a file "
+        "of `cspine weights export --fracture` (default: the package's own, which has seen synthetic studies only)",
     )
     parser.add_argument("--weights", metavar="FILE", help="of the vertebra networks (default: the package's own)")
     parser.add_argument("--no_segment", action="store_true", help="leave the vertebrae to the slice model (Type 3)")
@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of findings.json a study, predictions.csv, submission.csv")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
-        "--batch", type=int, default=0, help="slices at once (default: data.eval_batch_size of the run)"
+        "--batch",
+        type=int,
+        default=0,
+        help="slices at once (default: data.eval_batch_size of the run), or vertebrae (7)",
     )
 
 
@@ -34,14 +37,12 @@ def run(args: argparse.Namespace) -> int:
     if args.batch < 0:
         raise ConfigError(f"--batch={args.batch}: must be at least 1, or 0 for the run's own")
     from cspine_jax.inference.findings import Findings, folder_name, write_findings, write_tables
-    from cspine_jax.inference.predict import predict_study
-    from cspine_jax.inference.run import SliceRun
+    from cspine_jax.inference.predict import load_run, predict_study
 
-    model, out = SliceRun(args.checkpoint, args.batch), Path(args.out)
+    model, out = load_run(args.checkpoint, args.batch), Path(args.out)
     if args.no_segment and model.needs_vertebrae:
         raise ConfigError(
-            f"--no_segment: {model.name} is of Type {model.config.model.type}, which does not find vertebrae itself; "
-            "leave the flag out, or give a Type 3 run"
+            f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a Type 3 run"
         )
     segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)

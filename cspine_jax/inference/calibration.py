@@ -15,3 +15,8 @@ def unweighted(q: np.ndarray, positive_weight: float) -> np.ndarray:
     """
     q = np.asarray(q, np.float64)
     return q / (positive_weight - (positive_weight - 1) * q)
+
+
+def clinical_outputs(found: dict[str, np.ndarray], positive_weight: float) -> dict[str, np.ndarray]:
+    """The table of a pass of a study-level task (see `training.evaluate.run_pass`) with every `*_prob` `unweighted`."""
+    return {name: unweighted(x, positive_weight) if name.endswith("_prob") else x for name, x in found.items()}

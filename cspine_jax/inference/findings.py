@@ -28,7 +28,9 @@ class VertebraFinding:
         fractured: `probability` is at or above the run's threshold; None where not visible.
         slices: first and last index of the run of slices that show it, superior first; None where not visible.
         slice_numbers: k of `k.dcm` of those two (-1 where no single file holds the slice); None where not visible.
-        surest_slice: index of the visible slice where f_ij is highest; None where not visible.
+        surest_slice: index of the visible slice where f_ij is highest; None where not visible, or the model says
+            nothing of slices.
+        spread: standard deviation of the probability over test-time augmentations; None without.
     """
 
     name: str
@@ -38,13 +40,14 @@ class VertebraFinding:
     slices: tuple[int, int] | None
     slice_numbers: tuple[int, int] | None
     surest_slice: int | None
+    spread: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceFinding:
     """One slice: index (0 = most superior), k of `k.dcm`, probability of a fracture, and the vertebrae it shows.
 
-    `fracture_probability` is None where the slice shows no vertebra.
+    `fracture_probability` is None where the slice shows no vertebra, or the model says nothing of slices.
     """
 
     index: int

@@ -1,8 +1,10 @@
 """A study on disk -> `Findings`."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,10 +12,10 @@ import numpy as np
 from cspine_jax import __version__, aggregation
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.ct import Identity, Volume, read_study
+from cspine_jax.inference.crops_run import CropsRun
 from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
-from cspine_jax.inference.run import Card, SliceRun
+from cspine_jax.inference.run import Card, SliceRun, read_config
 from cspine_jax.inference.vertebrae.result import Vertebrae
-from cspine_jax.inference.vertebrae.segment import Segmenter
 from cspine_jax.metrics import score_optimal
 
 AIR_HU = -1000
@@ -23,11 +25,32 @@ FIELD_TOLERANCE = 1.15
 """A field of view up to this much larger than in training is left as it is."""
 
 
+Run = SliceRun | CropsRun
+
+
+def load_run(source: str | Path | None = None, batch: int = 0) -> Run:
+    """The model of a run or of a weights file, whatever it sees of a study; arguments and errors as `SliceRun`."""
+    if source is not None and not str(source).endswith(".npz") and read_config(Path(source)).task == "crops":
+        return CropsRun(source, batch)
+    return SliceRun(source, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """Of any model: clinical probabilities [8], NaN where not visible; what `Findings` says of levels and slices."""
+
+    targets: np.ndarray
+    vertebrae: tuple[VertebraFinding, ...]
+    slices: tuple[SliceFinding, ...]
+    thresholds: dict[str, float]
+    notes: list[str]
+
+
 def predict_study(
-    run: SliceRun,
+    run: Run,
     path: str | os.PathLike,
     identity: Identity | None = None,
-    segmenter: Segmenter | None = None,
+    segmenter: Callable[[Volume], Vertebrae] | None = None,
     keep: Callable[[Volume, Vertebrae], None] | None = None,
 ) -> Findings:
     """Reads a study and predicts it.
@@ -36,8 +59,8 @@ def predict_study(
         run: the loaded model.
         path: as `cspine_jax.ct.read_study` takes it.
         identity: hashes the UIDs; None keeps them.
-        segmenter: finds the vertebrae first (both stages); None leaves them to the slice model, which must be of
-            Type 3.
+        segmenter: finds the vertebrae first (both stages, a `vertebrae.segment.Segmenter`); None leaves them to the
+            slice model, which must be of Type 3.
         keep: called with the study and its vertebrae, e.g. to write masks.
 
     Raises:
@@ -52,10 +75,8 @@ def predict_study(
     return findings_of(run, volume, seconds, vertebrae)
 
 
-def findings_of(
-    run: SliceRun, volume: Volume, seconds_to_read: float = 0.0, vertebrae: Vertebrae | None = None
-) -> Findings:
-    """Predicts every slice and aggregates by document B's formulas.
+def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebrae: Vertebrae | None = None) -> Findings:
+    """Predicts what the model sees of a study, and aggregates as its run's evaluation does.
 
     Args:
         run: the loaded model.
@@ -64,6 +85,46 @@ def findings_of(
         vertebrae: of the study, from the segmentation; None takes the slice model's own.
     """
     started = time.perf_counter()
+    if isinstance(run, SliceRun):
+        found = _of_slices(run, volume, vertebrae)
+    else:
+        assert vertebrae is not None  # see `CropsRun.needs_vertebrae`
+        found = _of_crops(run, volume, vertebrae)
+    patient = _known(found.targets[0])
+    return Findings(
+        study_uid=volume.study_uid,
+        series_uid=volume.series_uid,
+        note=f"{NOTE} {PHANTOM_NOTE}" if run.card.phantom else NOTE,
+        patient_probability=patient,
+        patient_fractured=None if patient is None else patient >= found.thresholds["patient"],
+        patient_score_optimal=None if patient is None else float(score_optimal(np.asarray(patient))),
+        vertebrae=found.vertebrae,
+        slices=found.slices,
+        spacing_mm=volume.spacing_mm,
+        thresholds=found.thresholds,
+        warnings=(
+            *volume.warnings,
+            *(() if vertebrae is None else vertebrae.warnings),
+            *found.notes,
+            *_warnings(run, found.vertebrae),
+        ),
+        model={
+            "run": run.config.name,
+            "step": run.step,
+            **run.facts,
+            "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
+        },
+        versions={"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        seconds={
+            "read": round(seconds_to_read, 3),
+            **({} if vertebrae is None else {"segment": round(sum(vertebrae.seconds.values()), 3)}),
+            "predict": round(time.perf_counter() - started, 3),
+        },
+    )
+
+
+def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
+    """Every slice, aggregated by document B's formulas."""
     notes: list[str] = []
     cut = dict(run.card.thresholds)
     if vertebrae is None:
@@ -73,42 +134,50 @@ def findings_of(
         near = run.card.slice_mm / volume.spacing_mm[0] if run.card.slice_mm else 1
         fracture, _ = run.slices(hu, vertebrae.visibility, stride=max(1, round(near)))
         vertebra, cut["presence"] = vertebrae.visibility, 0.5
-        notes += list(vertebrae.warnings)
     p = aggregation.study_targets(fracture, vertebra, np.zeros(len(fracture), int), 1, cut["presence"])[0]
     on_slice = aggregation.slice_probability(fracture, vertebra, cut["presence"])
     numbers = [int(number) for number in volume.slice_numbers]
     levels = tuple(_vertebra(j, p[1 + j], fracture[:, j], vertebra[:, j], numbers, cut) for j in range(len(VERTEBRAE)))
-    patient = _known(p[0])
-    return Findings(
-        study_uid=volume.study_uid,
-        series_uid=volume.series_uid,
-        note=f"{NOTE} {PHANTOM_NOTE}" if run.card.phantom else NOTE,
-        patient_probability=patient,
-        patient_fractured=None if patient is None else patient >= cut["patient"],
-        patient_score_optimal=None if patient is None else float(score_optimal(np.asarray(patient))),
-        vertebrae=levels,
-        slices=tuple(
-            SliceFinding(
-                i, numbers[i], _known(on_slice[i]), tuple(np.array(VERTEBRAE)[vertebra[i] >= cut["presence"]].tolist())
-            )
-            for i in range(len(fracture))
-        ),
-        spacing_mm=volume.spacing_mm,
-        thresholds=dict(cut),
-        warnings=(*volume.warnings, *notes, *_warnings(run, levels)),
-        model={
-            "run": run.config.name,
-            "step": run.step,
-            "type": run.config.model.type,
-            "backbone": run.config.model.backbone,
-            "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
-        },
-        versions={"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
-        seconds={
-            "read": round(seconds_to_read, 3),
-            **({} if vertebrae is None else {"segment": round(sum(vertebrae.seconds.values()), 3)}),
-            "predict": round(time.perf_counter() - started, 3),
-        },
+    return _Answer(p, levels, _slices(numbers, on_slice, vertebra >= cut["presence"]), cut, notes)
+
+
+def _of_crops(run: CropsRun, volume: Volume, vertebrae: Vertebrae) -> _Answer:
+    """The vertebrae that were found. A slice is as likely to show a break as the nearest positions of its crops."""
+    found = run.answer(volume.study_uid, volume.hu, vertebrae.labels, volume.spacing_mm)
+    cut, depth = {name: run.card.thresholds[name] for name in ("vertebra", "patient")}, len(volume.hu)
+    numbers = [int(number) for number in volume.slice_numbers]
+    shown, of_level = np.zeros((depth, len(VERTEBRAE)), bool), np.full((depth, len(VERTEBRAE)), np.nan)
+    levels, open_ended = [], []
+    for j, name in enumerate(VERTEBRAE):
+        record = found.table.record[0, j]
+        if record < 0:
+            levels.append(VertebraFinding(name, False, None, None, None, None, None))
+            continue
+        shown[:, j] = (vertebrae.labels == j + 1).any((1, 2))
+        first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
+        surest = None
+        if found.positions is not None:
+            at = found.table.slice_index[record]
+            of_level[:, j] = found.positions[j, np.abs(np.arange(depth)[:, None] - at).argmin(1)]
+            surest = int(np.clip(np.rint(at[found.positions[j].argmax()]), first, last))
+        p = float(found.targets[1 + j])
+        spread = None if found.spread is None else float(found.spread[j])
+        calls = p, bool(p >= cut["vertebra"]), (first, last), (numbers[first], numbers[last]), surest, spread
+        levels.append(VertebraFinding(name, True, *calls))
+        if not found.table.complete[record]:
+            open_ended.append(name)
+    on_slice = np.where(shown, np.nan_to_num(of_level, nan=-1.0), -1.0).max(1)
+    notes = [f"{', '.join(open_ended)}: at the edge of the scan; what lies beyond was not seen"] if open_ended else []
+    slices = _slices(numbers, np.where(on_slice < 0, np.nan, on_slice), shown)
+    return _Answer(found.targets, tuple(levels), slices, cut, notes)
+
+
+def _slices(numbers: list[int], probability: np.ndarray, shown: np.ndarray) -> tuple[SliceFinding, ...]:
+    """Findings of slices from their probabilities [D] (NaN: none) and the vertebrae that they show, [D, 7]."""
+    names = np.array(VERTEBRAE)
+    return tuple(
+        SliceFinding(i, number, _known(probability[i]), tuple(names[shown[i]].tolist()))
+        for i, number in enumerate(numbers)
     )
 
 
@@ -165,7 +234,7 @@ def _vertebra(
     )
 
 
-def _warnings(run: SliceRun, levels: tuple[VertebraFinding, ...]) -> list[str]:
+def _warnings(run: Run, levels: tuple[VertebraFinding, ...]) -> list[str]:
     lines = []
     hidden = [level.name for level in levels if not level.visible]
     if hidden:

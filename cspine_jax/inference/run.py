@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cspine_jax import xla
-from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.anatomy import NUM_VERTEBRAE, PATIENT, TARGETS
 from cspine_jax.config import Config, from_dict
+from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.data.resize import resize_hu
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.inference import weights
 from cspine_jax.inference.calibration import unweighted
+from cspine_jax.metrics.scorecard import POOLED
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
@@ -28,7 +30,8 @@ class Card:
     """What the run's own evaluation says about reading its answers.
 
     Attributes:
-        thresholds: of "presence", "slice", "vertebra" and "patient", by best F1 on the run's validation studies.
+        thresholds: of "presence", "slice", "vertebra" and "patient", by best F1 on the run's validation studies; of a
+            study-level model the last two.
         prevalence: `[8]` in the validation studies; stands in the submission where the model has no answer.
         evaluated: False where the run has no `evaluation/metrics.json`: all of the above are then 0.5.
         phantom: the model has only seen synthetic studies.
@@ -86,9 +89,15 @@ class SliceRun:
         self._predict = xla.jit(predict, out_shardings=self._placement.replicated)
 
     @property
-    def needs_vertebrae(self) -> bool:
-        """Types 1 and 2 do not say themselves which vertebra is where."""
-        return self.config.model.type != 3
+    def needs_vertebrae(self) -> str:
+        """Why it cannot do without the vertebrae from elsewhere; empty where it can, as Type 3."""
+        number = self.config.model.type
+        return "" if number == 3 else f"is of Type {number}, which does not find vertebrae itself"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What findings say of the model."""
+        return {"type": self.config.model.type, "backbone": self.config.model.backbone}
 
     def slices(
         self, hu: np.ndarray, vertebra_probs: np.ndarray | None = None, stride: int = 1
@@ -146,10 +155,11 @@ def _without_truth(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 def from_folder(workdir: Path) -> Loaded:
     """The best checkpoint of a run; see `SliceRun`."""
-    config = _read_config(workdir)
+    config = read_config(workdir)
     if config.task != "fracture":
-        raise DataError(f"{workdir}: task={config.task!r} finds no fractures; give the --workdir of a fracture run")
-    card = _read_card(workdir, config)
+        reason = "is asked about records only" if config.task in STUDY_LEVEL else "finds no fractures"
+        raise DataError(f"{workdir}: task={config.task!r} {reason}; give the --workdir of a fracture run")
+    card = read_card(workdir, config)
     params, stats, step = load_best(SliceTask(config), workdir, place())
     return Loaded(config, card, step, params, stats)
 
@@ -177,7 +187,12 @@ def from_file(path: str | Path | None) -> Loaded:
     return Loaded(config, about, int(facts["step"]), params, stats)
 
 
-def _read_config(workdir: Path) -> Config:
+def read_config(workdir: Path) -> Config:
+    """The configuration of a run that has checkpoints.
+
+    Raises:
+        DataError: it is not the folder of one.
+    """
     fix = "give the --workdir of a finished `launch.py` run"
     values = read_json(workdir / "config.json", fix)
     if not (workdir / "checkpoints").is_dir():
@@ -185,7 +200,12 @@ def _read_config(workdir: Path) -> Config:
     return from_dict(values)
 
 
-def _read_card(workdir: Path, config: Config) -> Card:
+def read_card(workdir: Path, config: Config) -> Card:
+    """What the run's evaluation says; see `Card`.
+
+    Raises:
+        DataError: it is damaged.
+    """
     path = workdir / "evaluation" / "metrics.json"
     folder = config.data.manual_dir
     if not path.exists():
@@ -194,11 +214,12 @@ def _read_card(workdir: Path, config: Config) -> Card:
     fix = "run `launch.py --mode=evaluate` again"
     metrics = read_json(path, fix)
     try:
-        return Card(
-            {level: float(metrics["thresholds"][level]["value"]) for level in LEVELS},
-            np.array([metrics["prevalence"][name] for name in TARGETS], np.float64),
-            True,
-            bool(metrics["phantom"]),
-        )
+        said = metrics["thresholds"]
+        if config.task in STUDY_LEVEL:  # of the eight targets, and of the seven vertebrae together
+            thresholds = {"vertebra": float(said[POOLED]), "patient": float(said[PATIENT])}
+        else:
+            thresholds = {level: float(said[level]["value"]) for level in LEVELS}
+        prevalence = np.array([metrics["prevalence"][name] for name in TARGETS], np.float64)
+        return Card(thresholds, prevalence, True, bool(metrics["phantom"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: {error!r} where thresholds, prevalence and phantom belong; {fix}") from error

@@ -9,14 +9,13 @@ import numpy as np
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config
-from cspine_jax.config.study import ON_VERTEBRAE
 from cspine_jax.data.build import SKIPPED_FILE
 from cspine_jax.data.crops import CropTable, build_crops, crops_path
 from cspine_jax.data.crops.masks import masked
 from cspine_jax.data.loader import split_studies
 from cspine_jax.data.metadata import METADATA_FILE
 from cspine_jax.data.tables import StudyEntry, read_tables
-from cspine_jax.data.views import LevelsView, VertebraView, View
+from cspine_jax.data.views import View, crop_view
 from cspine_jax.errors import DataError
 from cspine_jax.kinds.on_targets import NETWORK, OnTargets, Roster
 from cspine_jax.kinds.records import find_folder
@@ -53,8 +52,7 @@ class Crops(OnTargets):
     @functools.cached_property
     def view(self) -> View:
         """See `OnTargets`."""
-        view = VertebraView if self.config.study.model in ON_VERTEBRAE else LevelsView
-        return view(self.table, self.config.study.slice_labels, self.config.study.train_positions)
+        return crop_view(self.table, self.config.study)
 
     @property
     def phantom(self) -> bool:

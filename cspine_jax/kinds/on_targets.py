@@ -13,7 +13,7 @@ from cspine_jax.data.loader import EvalBatches
 from cspine_jax.data.views import View, ordered_batches, shuffled_batches
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation.targets import TargetTable, evaluate_targets
-from cspine_jax.inference.calibration import unweighted
+from cspine_jax.inference.calibration import clinical_outputs
 from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
 from cspine_jax.metrics.scorecard import format_scorecard, scorecard
 from cspine_jax.metrics.target_table import SPREAD_FILE, write_spread, write_targets
@@ -151,9 +151,7 @@ class OnTargets(Kind):
         table = np.full((len(positions), len(TARGETS)), np.nan)
         if not found:
             return table
-        weight = self.task.positive_weight
-        found = {name: unweighted(x, weight) if name.endswith("_prob") else x for name, x in found.items()}
-        studies, p = self.task.study_targets(found)
+        studies, p = self.task.study_targets(clinical_outputs(found, self.task.positive_weight))
         place = np.full(int(self.roster.row.max()) + 1, -1)
         rows = self.roster.row[positions]
         place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)

@@ -8,18 +8,18 @@ import numpy as np
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import to_dict
+from cspine_jax.kinds import kind_of
 from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.counters import Counters
 from cspine_jax.training.optim import make_optimizer
-from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.state import init_state
 
 
 def write_run(path, config, presence=None):
     """`config.json`, one checkpoint of random weights and, where `presence` is given, `evaluation/metrics.json`."""
     (path / "config.json").write_text(json.dumps(to_dict(config)))
-    optimizer = make_optimizer(config.optim, 10)
-    state = jax.jit(lambda: init_state(SliceTask(config), optimizer, 0))()
+    task, optimizer = kind_of(config).task, make_optimizer(config.optim, 10)
+    state = jax.jit(lambda: init_state(task, optimizer, 0))()
     with Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(state, dataclasses.asdict(Counters(step=7)), loss=0.5)
         checkpoints.wait()

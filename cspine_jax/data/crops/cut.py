@@ -166,12 +166,12 @@ def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan, radius: in
             for x, y, w, h in boxes[row]
             if (mask[row, _covered(y, h), _covered(x, w)] == where.level).any()
         ]
-        for row in np.flatnonzero(mine.any(0))
+        for row in np.flatnonzero(mine.any(0)).tolist()
     }
     to_crop = np.linalg.inv(where.axes)
     found = np.zeros((len(mine), 4), np.float32)
     for position, rows in enumerate(mine):
-        seen = [box for row in np.flatnonzero(rows) for box in shown[row]]
+        seen = [box for row in np.flatnonzero(rows).tolist() for box in shown[row]]
         if seen:
             corners = np.array([(row, y, x) for row, a, b, c, d in seen for y in (a, c) for x in (b, d)], np.float64)
             corners[:, 1:] -= 0.5  # edges, as voxels count: from their centres

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cspine_jax.anatomy import NUM_VERTEBRAE
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.data.crops import cut
 from cspine_jax.data.crops.layout import COLUMNS, CropLayout
 from cspine_jax.data.metadata import METADATA_FILE
 from cspine_jax.data.pixels import PixelReader
@@ -60,7 +62,7 @@ class CropTable:
     spacing_mm: np.ndarray
     origin: np.ndarray
     axes: np.ndarray
-    pixels: PixelReader
+    pixels: "PixelReader | _InMemory"
 
     @classmethod
     def open(cls, path: str | Path, cache_mb: int = 0) -> "CropTable":
@@ -103,6 +105,50 @@ class CropTable:
             },
         )
 
+    @classmethod
+    def of_study(
+        cls, uid: str, hu: np.ndarray, mask: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, layout: CropLayout
+    ) -> "CropTable":
+        """The crops of one new study, in memory; without labels, boxes or a fold.
+
+        Args:
+            uid: its StudyInstanceUID.
+            hu: int16 [D, H, W], superior slice first.
+            mask: uint8 [D, H, W] labels; vertebrae it does not show have no crop.
+            spacing_mm: [3] (z, y, x).
+            layout: of the crops.
+        """
+        seen, spacing = cut.look(mask), np.asarray(spacing_mm, np.float64)
+        plans = [cut.plan(mask, spacing, level, layout, seen) for level in seen if level <= NUM_VERTEBRAE]
+        record = np.full((1, NUM_VERTEBRAE), -1, np.int64)
+        record[0, [where.level - 1 for where in plans]] = np.arange(len(plans))
+        n, P = len(plans), layout.positions
+
+        def each(name: str, *shape: int) -> np.ndarray:
+            return np.array([getattr(where, name) for where in plans], np.float32).reshape(n, *shape)
+
+        return cls(
+            path=Path(),
+            layout=layout,
+            phantom=False,
+            uids=np.array([uid]),
+            labels=np.zeros((1, len(TARGETS)), np.uint8),
+            has_labels=np.zeros(1, bool),
+            has_boxes=np.zeros(1, bool),
+            folds=np.full(1, -1, np.int32),
+            record=record,
+            study=np.zeros(n, np.int32),
+            level=np.array([where.level for where in plans], np.int32),
+            complete=np.array([where.complete for where in plans], bool),
+            boxed=np.zeros((n, P), np.uint8),
+            box=np.zeros((n, P, 4), np.float32),
+            slice_index=each("slice_index", P),
+            spacing_mm=each("spacing_mm", 3),
+            origin=each("origin", P, 3),
+            axes=each("axes", 3, 3),
+            pixels=_InMemory([cut.sample(hu, mask, where, layout) for where in plans]),
+        )
+
     def __len__(self) -> int:
         """Number of crops N."""
         return len(self.study)
@@ -119,6 +165,17 @@ class CropTable:
         for place, (hu, inside) in enumerate(self.pixels.pairs(records)):
             image[place], mask[place] = hu, inside
         return image, mask
+
+
+@dataclasses.dataclass(frozen=True)
+class _InMemory:
+    """(image, mask) of each crop, read as from a `PixelReader`."""
+
+    crops: list[tuple[np.ndarray, np.ndarray]]
+
+    def pairs(self, records: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Those of `records` (int [n])."""
+        return [self.crops[record] for record in records]
 
 
 def _phantom(path: Path) -> bool:

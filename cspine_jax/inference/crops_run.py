@@ -1,0 +1,110 @@
+"""A trained model of vertebra crops, loaded once and asked about many studies."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.config.study import ON_VERTEBRAE
+from cspine_jax.data.batches import Batch
+from cspine_jax.data.crops import CropLayout, CropTable
+from cspine_jax.data.views import crop_view
+from cspine_jax.inference.calibration import clinical_outputs
+from cspine_jax.inference.run import read_card, read_config
+from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.crops_task import study_level_task
+from cspine_jax.training.evaluate import run_pass
+from cspine_jax.training.sharding import place
+from cspine_jax.training.step import Once, evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class CropsAnswer:
+    """What a model says of the crops of one study.
+
+    Attributes:
+        table: the crops.
+        targets: float64 [8], clinical probabilities; NaN where a level has no crop.
+        spread: float64 [7], standard deviation over the views of `eval.tta`; None without.
+        positions: float64 [7, P], clinical probabilities of the slices at the positions, NaN where there is no crop;
+            None of a model that gives none.
+    """
+
+    table: CropTable
+    targets: np.ndarray
+    spread: np.ndarray | None
+    positions: np.ndarray | None
+
+
+class CropsRun:
+    """Gold (Types 1 and 2), silver, bronze, or the level transformer; evaluated as its run was, with `eval.tta`.
+
+    Args:
+        source: what `launch.py --workdir` was given.
+        batch: vertebrae predicted at once, in models of single ones; 0 for all seven.
+
+    Raises:
+        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+    """
+
+    needs_vertebrae = "reads crops of vertebrae that have to be found first"
+
+    def __init__(self, source: str | Path, batch: int = 0):
+        workdir = Path(source)
+        self.name, self.config = str(source), read_config(workdir)
+        self.card = read_card(workdir, self.config)
+        self.layout = CropLayout.of(dataclasses.replace(self.config.crops, masks="segmented"))
+        self._task = study_level_task(self.config)
+        self._placement = place(jax.devices()[:1])  # a study is too small to be divided
+        self._batch = (batch or NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
+        self._params, self._stats, self.step = load_best(self._task, workdir, self._placement)
+        self._plain, self._varied = (evaluator(self._task, self._placement) for _ in range(2))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What findings say of the model."""
+        return {"model": self.config.study.model, "backbone": self.config.model.backbone, "crops": self.layout.name}
+
+    def answer(self, uid: str, hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> CropsAnswer:
+        """Asks it about one study; arguments as `CropTable.of_study`, crops as the run's own were cut."""
+        table = CropTable.of_study(uid, hu, mask, spacing_mm, self.layout)
+        if not len(table):
+            shape = (NUM_VERTEBRAE, self.layout.positions)
+            return CropsAnswer(table, np.full(len(TARGETS), np.nan), None, np.full(shape, np.nan))
+        batches, views = self._batches(table), self.config.eval.tta
+        found = [self._ask(self._plain, batches)]
+        for view in range(views):
+            column = np.full(self._batch, view, np.int32)
+            found.append(self._ask(self._varied, [{**batch, "view": column} for batch in batches]))
+        targets = np.stack([self._task.study_targets(each)[1][0] for each in found])
+        positions = [_positions(each) for each in found if "slice_prob" in each]
+        return CropsAnswer(
+            table,
+            targets.mean(0),
+            targets.std(0)[1:] if views else None,
+            np.mean(positions, axis=0) if positions else None,
+        )
+
+    def _batches(self, table: CropTable) -> list[Batch]:
+        view = crop_view(table, self.config.study)
+        items = view.items(np.arange(1), False)
+        starts = range(0, len(items), self._batch)
+        rows = [np.arange(start, start + self._batch) for start in starts]  # the last batch is padded
+        return [view.read(items[np.minimum(at, len(items) - 1)], at < len(items)) for at in rows]
+
+    def _ask(self, step: Once, batches: list[Batch]) -> dict[str, np.ndarray]:
+        done = run_pass(step, self._params, self._stats, batches, self._placement)
+        assert done is not None  # only a stop gives a pass up
+        return clinical_outputs(done[1], self._task.positive_weight)
+
+
+def _positions(found: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities of slices as [7, P], of a model of single vertebrae or of seven at once."""
+    slices = np.asarray(found["slice_prob"], np.float64)
+    if "level" in found:
+        each = np.full((NUM_VERTEBRAE, slices.shape[1]), np.nan)
+        each[found["level"] - 1] = slices
+        return each
+    return np.where(found["there"].reshape(NUM_VERTEBRAE, 1) > 0, slices.reshape(NUM_VERTEBRAE, -1), np.nan)

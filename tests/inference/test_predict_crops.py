@@ -1,0 +1,180 @@
+"""New studies and models of vertebra crops: the same answers as the run's own evaluation gives, and what is said."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from untrained_run import write_run
+
+from cspine_jax.anatomy import TARGETS
+from cspine_jax.cli import main
+from cspine_jax.config import from_dict
+from cspine_jax.ct import read_study
+from cspine_jax.data.study import load_study
+from cspine_jax.data.tables import read_tables
+from cspine_jax.errors import DataError
+from cspine_jax.experiment import Experiment
+from cspine_jax.inference.crops_run import CropsRun
+from cspine_jax.inference.predict import load_run, predict_study
+from cspine_jax.inference.vertebrae.result import Vertebrae
+from cspine_jax.metrics.target_table import read_targets
+from cspine_jax.models.backbones import basic_cnn
+from cspine_jax.phantom.dataset import write_dataset
+
+MODELS = ("gold", "bronze", "gold_patient", "levels")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(basic_cnn.VARIANTS, "tiny_crops", basic_cnn.Config(widths=(4, 8), blocks=(0, 0)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three studies: one for each part of a run."""
+    return write_dataset(tmp_path_factory.mktemp("phantom"), 3, seed=3, size=48, scale=0.1, workers=1)
+
+
+@pytest.fixture(scope="module")
+def truth(folder):
+    """The true mask in the place of the segmentation; a level less in the study that it is told to."""
+    masks = {}
+    for entry in read_tables(folder, 3).studies:
+        study = load_study(entry)
+        masks[entry.uid] = study.mask
+
+    def segment(volume, without=()):
+        labels = np.where(np.isin(masks[volume.study_uid], without), 0, masks[volume.study_uid]).astype(np.uint8)
+        visibility = np.stack([(labels == j).any((1, 2)) for j in range(1, 8)], axis=1).astype(np.float32)
+        return Vertebrae(labels, visibility, (), 1.0, 0.0, (0.0, 0.0), (), {"spine": 0.5})
+
+    return segment
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def made(request, folder, tmp_path_factory):
+    """(workdir of an untrained run, its experiment, predictions of the folder's records)."""
+    config = from_dict(
+        {
+            "task": "crops",
+            "data": {"manual_dir": str(folder), "data_dir": str(tmp_path_factory.getbasetemp() / "crops"),
+                     "num_folds": 3, "eval_batch_size": 8, "workers": 1},
+            "crops": {"positions": 3, "radius": 1, "size": 24},
+            "model": {"backbone": "tiny_crops"},
+            "study": {"model": request.param, "hidden": 4, "layers": 1, "features": 8, "heads": 2, "depth": 1,
+                      "highest": 2, "where_weight": 1.0},
+            "augment": {"distortion": 0.0, "blur": 0.0, "mixup": 0.0},
+            "eval": {"tta": 1},
+        }
+    )  # fmt: skip
+    workdir = write_run(tmp_path_factory.mktemp(request.param), config)
+    return workdir, Experiment(config, workdir).predict()
+
+
+def test_a_new_study_gets_what_evaluating_its_records_gives(made, folder, truth):
+    workdir, predictions = made
+    run = load_run(workdir)
+    assert isinstance(run, CropsRun)
+    uids, expected = read_targets(predictions, allow_empty=True)
+    with open(predictions.with_name("tta.csv")) as file:
+        spread = {row["StudyInstanceUID"]: row for row in csv.DictReader(file)}
+    for uid, p in zip(uids, expected, strict=True):
+        found = predict_study(run, folder / "train_images" / uid, segmenter=truth)
+        np.testing.assert_allclose(found.probabilities(), p, rtol=1e-3, atol=1e-6)
+        for vertebra in found.vertebrae:
+            np.testing.assert_allclose(vertebra.spread, float(spread[uid][vertebra.name]), rtol=2e-2, atol=1e-6)
+        assert "no evaluation/metrics.json" in found.warnings[-1] and found.note.endswith("mean nothing yet.")
+        assert found.model["model"] == run.config.study.model and found.model["crops"].endswith("_segmented")
+
+
+def test_slices_and_levels_are_where_the_vertebrae_are(made, folder, truth):
+    workdir, _ = made
+    run = load_run(workdir)
+    path = next((folder / "train_images").iterdir())
+    volume = read_study(path)
+    labels = truth(volume).labels
+    found = predict_study(run, path, segmenter=lambda volume: truth(volume, without=(3,)))
+    c3 = found.vertebrae[2]
+    assert (c3.visible, c3.probability, c3.fractured, c3.slices, c3.spread) == (False, None, None, None, None)
+    assert any("C3 not visible" in line for line in found.warnings)
+    answer = run.answer("x", volume.hu, np.where(labels == 3, 0, labels).astype(np.uint8), volume.spacing_mm)
+    table, with_slices = answer.table, run.config.study.model != "levels"
+    assert (answer.positions is not None) == with_slices
+    for j, vertebra in enumerate(found.vertebrae):
+        rows = np.flatnonzero((labels == j + 1).any((1, 2)))
+        if j == 2:
+            continue
+        assert vertebra.slices == (rows[0], rows[-1]) and vertebra.fractured == (vertebra.probability >= 0.5)
+        assert (vertebra.surest_slice is not None) == with_slices
+        if with_slices:
+            best = table.slice_index[table.record[0, j], answer.positions[j].argmax()]
+            assert vertebra.surest_slice == np.rint(best) and rows[0] <= vertebra.surest_slice <= rows[-1]
+    for i, on_slice in enumerate(found.slices):
+        shown = [j for j in range(7) if j != 2 and (labels[i] == j + 1).any()]
+        assert on_slice.vertebrae == tuple(TARGETS[1 + j] for j in shown)
+        if not (shown and with_slices):
+            assert on_slice.fracture_probability is None
+            continue
+        nearest = [np.abs(table.slice_index[table.record[0, j]] - i).argmin() for j in shown]
+        expected = max(answer.positions[j, k] for j, k in zip(shown, nearest, strict=True))
+        assert on_slice.fracture_probability == pytest.approx(expected, rel=1e-4)
+    edge = [
+        name for name in TARGETS[1:] if any(f"{name}: at the edge" in w or f"{name}, " in w for w in found.warnings)
+    ]
+    complete = table.complete[table.record[0, [0, 1, 3, 4, 5, 6]]]
+    assert bool(edge) == (not complete.all())
+
+
+def test_nothing_found_is_no_answer(made, folder, truth):
+    run = load_run(made[0])
+    path = next((folder / "train_images").iterdir())
+    found = predict_study(run, path, segmenter=lambda volume: truth(volume, without=range(1, 20)))
+    assert found.patient_probability is None and np.isnan(found.probabilities()).all()
+    assert not any(vertebra.visible for vertebra in found.vertebrae)
+
+
+@pytest.mark.parametrize("made", ["gold"], indirect=True)
+def test_how_many_vertebrae_at_once_changes_nothing(made, folder, truth):
+    path = next((folder / "train_images").iterdir())
+    whole, parts = (predict_study(load_run(made[0], batch), path, segmenter=truth) for batch in (0, 3))
+    np.testing.assert_allclose(parts.probabilities(), whole.probabilities(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("made", ["gold"], indirect=True)
+def test_cspine_predict_with_a_model_of_crops(made, folder, truth, tmp_path, capsys, monkeypatch):
+    """With the run's own thresholds; the segmentation is replaced, which other tests are about."""
+    workdir, study = made[0], str(next((folder / "train_images").iterdir()))
+    monkeypatch.setattr("cspine_jax.cli.predict._first_stage", lambda args, out: (truth, None))
+    card = {
+        "phantom": True,
+        "thresholds": {"patient_overall": 0.0, "C1-C7": 1.0},
+        "prevalence": dict.fromkeys(TARGETS, 0.25),
+    }
+    (workdir / "evaluation").mkdir()
+    (workdir / "evaluation" / "metrics.json").write_text(json.dumps(card))
+    try:
+        assert main(["predict", study, "--checkpoint", str(workdir), "--out", str(tmp_path / "out")]) == 0
+        said = capsys.readouterr()
+        assert "patient" in said.out and "*  C1" in said.out and "C1 0." in said.out
+        (written,) = (tmp_path / "out").glob("*/findings.json")
+        found = json.loads(written.read_text())
+        assert found["patient_fractured"] and not any(level["fractured"] for level in found["vertebrae"])
+        assert found["thresholds"] == {"vertebra": 1.0, "patient": 0.0}
+        assert main(["predict", study, "--checkpoint", str(workdir), "--out", str(tmp_path), "--no_segment"]) == 2
+        assert "reads crops of vertebrae that have to be found first; leave the flag out" in capsys.readouterr().err
+        (workdir / "evaluation" / "metrics.json").write_text("{}")
+        with pytest.raises(DataError, match=r"metrics.json.*thresholds, prevalence and phantom belong"):
+            load_run(workdir)
+    finally:
+        (workdir / "evaluation" / "metrics.json").unlink()
+        (workdir / "evaluation").rmdir()
+
+
+def test_a_model_of_whole_studies_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"task": "study", "study": {"model": "vit3d"}}))
+    with pytest.raises(DataError, match="task='study' is asked about records only; give the --workdir of"):
+        load_run(tmp_path)
