@@ -8,6 +8,7 @@ from cspine_jax.errors import DataError
 from cspine_jax.evaluation.compare import Settings, align, compare, join_folds, merge_labels, outside_model, read_tta
 from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metric_a_weights, share_below
 from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
+from cspine_jax.evaluation.compare.report import write_report
 from cspine_jax.evaluation.compare.uncertainty import sets_across_folds
 from cspine_jax.metrics import best_f1_threshold, fit_platt, rsna_log_loss, score_optimal
 from cspine_jax.metrics.calibration import expit, logit
@@ -151,7 +152,7 @@ def test_tta_table(tmp_path):
         read_tta(path)
 
 
-def test_one_fold_alone_chooses_by_its_validation_studies():
+def test_one_fold_alone_chooses_by_its_validation_studies(tmp_path):
     uids, labels, fold = truth(300)
     known = dict(zip(uids, labels, strict=True))
     sharp = expit(3 * logit(probabilities(labels)))  # three times too sure
@@ -167,6 +168,11 @@ def test_one_fold_alone_chooses_by_its_validation_studies():
     found = compare([a, b], known, num_folds=5, data="phantom", settings=Settings(resamples=20))
     assert found.facts["studies"] == held.sum() and found.facts["folds"] == [0]
     assert any("chosen on its 60 validation studies" in note for note in found.facts["notes"])
+    assert found.facts["chosen_on"] == "its validation studies"
+    write_report(tmp_path / "page.html", found, "one fold")
+    said = (tmp_path / "page.html").read_text()
+    assert "Calibrated on its validation studies, measured on the fold itself" in said
+    assert "highest F1 on its validation studies" in said and "on the other folds" not in said
     row = found.rows["a"]
     np.testing.assert_array_equal(row.raw, sharp[held])
     y, q = labels[chosen_by, 1:].ravel(), sharp[chosen_by, 1:].ravel()

@@ -127,7 +127,7 @@ def hidden_lines(facts: Mapping[str, Any]) -> list[str]:
             some = "; ".join(f"{uid} {' '.join(levels)}" for uid, levels in list(cells.items())[:3])
             lines.append(
                 f"{name}: {row['not_visible']['count']} cells in {len(cells)} studies have no probability (not "
-                f"visible); scored with the prevalence in the other folds: {some}"
+                f"visible); scored with the prevalence found on {facts['chosen_on']}: {some}"
                 + ("; ..." if len(cells) > 3 else ".")
             )
     return lines

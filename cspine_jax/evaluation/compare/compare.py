@@ -139,6 +139,7 @@ def compare(
             *_notes(everything, num_folds),
         ],
         "absent": dict(absent or {}),
+        "chosen_on": _chosen_on(everything),
     }
     if len(models) > 1:
         mixed = ensembles(everything.p, everything.labels, everything.fold)
@@ -151,6 +152,13 @@ def compare(
     facts["uncertainty"] = _uncertainty(aligned, rows, spread)
     facts["rows"] = {name: row.facts for name, row in rows.items()}
     return Comparison(aligned, rows, facts, spread)
+
+
+def _chosen_on(aligned: Aligned) -> str:
+    """What thresholds, calibrators and fill values of a fold come from, in words that follow "on"."""
+    if len(np.unique(aligned.fold[aligned.tested])) > 1:
+        return "the other folds"
+    return "nothing (defaults)" if aligned.tested.all() else "its validation studies"
 
 
 def _notes(aligned: Aligned, num_folds: int) -> list[str]:

@@ -19,7 +19,7 @@ from cspine_jax.metrics import reliability_curve
 FILES: Mapping[str, str] = {
     "tables/MODEL/oof.csv": "clinical probability p, raw: what the fold that tested on the study wrote; empty where a "
     "level is not visible",
-    "tables/MODEL/calibrated.csv": "clinical probability p after the calibrator that did best on the other folds",
+    "tables/MODEL/calibrated.csv": "clinical probability p after the calibrator that was chosen for its fold",
     "tables/MODEL/score_optimal.csv": "p' = 2p/(1+p) of calibrated.csv, empty cells filled with the prevalence: for "
     "submission to the RSNA metric only. It is NOT a probability of a fracture",
     "tables/MODEL/conformal_sets.csv": "intact, fractured, unsure or none, a vertebra",
@@ -36,8 +36,9 @@ LIMITS = (
     "Intervals resample the studies of this comparison. They leave out what another training seed, scanner or hospital "
     "would change.",
     "An interval that is a single point (as at 1.000) means that no resample differed, not that the figure is certain.",
-    "Conformal sets are calibrated on the scores of other folds' models, so their guarantee holds as far as the folds' "
-    "models are alike; the coverage measured is what counts.",
+    "Conformal sets are calibrated on the scores of other folds' models (of one fold alone: on the validation studies, "
+    "which have chosen the checkpoint), so their guarantee holds as far as those scores are alike; the coverage "
+    "measured is what counts.",
     "Many tests are made at once: a difference is called one where p, adjusted by Holm, is below 0.05.",
 )
 
@@ -100,8 +101,8 @@ def _results(facts: Mapping[str, Any]) -> str:
     note = (
         "p is the clinical probability; p' = 2p/(1+p) is what the RSNA metric rewards, and no probability. "
         f"Losses, Brier and ECE: lower is better. All columns: {facts['data']}. F1, sensitivity and specificity at the "
-        "threshold of the highest F1 on the other folds. ensemble-rank is calibrated by its making (Platt, on the "
-        "other folds): compare losses after calibration."
+        f"threshold of the highest F1 on {facts['chosen_on']}. ensemble-rank is calibrated by its making (Platt, on "
+        "the same): compare losses after calibration."
     )
     return _grid(head, rows) + f'<p class="soft">{escape(note)}</p>' + _list(failed)
 
@@ -117,7 +118,8 @@ def _ensembles(facts: Mapping[str, Any]) -> str:
     ]
     return (
         lines
-        + "<h3>Weights of ensemble-weighted, each fold's found on the others (least metric A of p')</h3>"
+        + "<h3>Weights of ensemble-weighted, each fold's found on "
+        + f"{escape(facts['chosen_on'])} (least metric A of p')</h3>"
         + page.plain_table(["", "weights"], rows)
     )
 
@@ -160,9 +162,9 @@ def _calibration(facts: Mapping[str, Any], rows: list[Row], labels: np.ndarray) 
                 table.append([f"{row.name}, {group}: {label}", *cells])
     figures = "".join(_reliability(row, group, labels) for row in rows for group in GROUPS)
     note = (
-        "Each fold is calibrated by what was fitted on the other folds; which calibrator a fold gets is chosen inside "
-        "the others, by log loss. Cells that are not visible are left out here. Compare a row with 'before': with few "
-        "studies calibration can cost more than it gains."
+        f"Each fold is calibrated by what was fitted on {facts['chosen_on']}; which one it gets is decided there by "
+        "cross-fitted log loss, or it is the stiffest where that cannot be done. Cells that are not visible are left "
+        "out here. Compare a row with 'before': with few studies calibration can cost more than it gains."
     )
     return (
         f'<p class="soft">{escape(note)}</p>'
@@ -203,8 +205,8 @@ def _conformal(facts: Mapping[str, Any]) -> str:
     head = ["", "coverage", "of intact", "of fractured", "mean size", "intact", "fractured", "unsure", "none"]
     note = (
         f"Wanted: at least {1 - facts['miss_rate']:.0%} of sets hold the truth; 'by class' (Mondrian) wants it "
-        "among the fractured, too. Calibrated on the other folds, measured on this one. Interval: studies resampled; "
-        "in brackets: binomial, as if vertebrae were independent."
+        f"among the fractured, too. Calibrated on {facts['chosen_on']}, measured on the fold itself. Interval: studies "
+        "resampled; in brackets: binomial, as if vertebrae were independent."
     )
     return _grid(head, rows) + f'<p class="soft">{escape(note)}</p>'
 
