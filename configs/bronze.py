@@ -27,7 +27,8 @@ RECIPE = {
         "augment": {"slice_shuffle": 0.0},
     },
     "phantom": {
-        "study": {"fractured_fraction": 0.4, "slice_labels": "box"},
+        "data": {"batch_size": 24},
+        "study": {"fractured_fraction": 0.4, "slice_labels": "box", "train_positions": 5},
         "train": {"total_steps": 2000, "eval_steps": 250},
     },
     "smoke": {

@@ -30,7 +30,7 @@ RECIPE = {
         "train": {"total_epochs": 50.0},
     },
     "phantom": {
-        "study": {"every": 4, "max_slices": 40, "width": 16, "stages": 3, "blocks": 1},
+        "study": {"every": 8, "max_slices": 40, "width": 16, "stages": 3, "blocks": 1},
         "train": {"total_steps": 600, "eval_steps": 100},
     },
     "smoke": {"study": {"max_slices": 8, "width": 4, "stages": 2, "blocks": 1}},

@@ -34,7 +34,8 @@ RECIPE = {
         "model": {"dropout": 0.3},
     },
     "phantom": {
-        "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.4, "slice_labels": "box"},
+        "data": {"batch_size": 24},
+        "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.4, "slice_labels": "box", "train_positions": 5},
         "train": {"total_steps": 3000, "eval_steps": 250},
     },
     "smoke": {

@@ -30,7 +30,7 @@ RECIPE = {
         "model": {"dropout": 0.3},
     },
     "phantom": {
-        "data": {"batch_size": 8, "eval_batch_size": 8},
+        "data": {"batch_size": 4, "eval_batch_size": 8},
         "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.5, "slice_labels": "box"},
         "train": {"total_steps": 1200, "eval_steps": 200},
     },

@@ -29,7 +29,7 @@ RECIPE = {
         "model": {"dropout": 0.2},
     },
     "phantom": {
-        "data": {"batch_size": 8, "eval_batch_size": 8},
+        "data": {"batch_size": 4, "eval_batch_size": 8},
         "study": {"hidden": 64, "features": 64, "depth": 2, "fractured_fraction": 0.5},
         "train": {"total_steps": 1200, "eval_steps": 200},
     },

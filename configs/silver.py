@@ -28,7 +28,7 @@ RECIPE = {
         "optim": {"lr": 1e-4, "final_lr": 1e-5, "warmup": 0.02},
     },
     "phantom": {
-        "data": {"batch_size": 32, "eval_batch_size": 32},
+        "data": {"batch_size": 16, "eval_batch_size": 32},
         "study": {"features": 64, "heads": 4, "depth": 2, "fractured_fraction": 0.4, "slice_labels": "box"},
         "train": {"total_steps": 2000, "eval_steps": 250},
     },

@@ -47,7 +47,7 @@ RECIPE = {
     "phantom": {
         "data": {"depth": 3},
         "study": {
-            "every": 4,
+            "every": 8,
             "max_slices": 40,
             "features": 96,
             "heads": 4,

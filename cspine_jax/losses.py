@@ -156,9 +156,17 @@ def where_loss(logits: jax.Array, inside: jax.Array, known: jax.Array) -> Pair:
         inside: `[B, T, H, W]`, 0..1, how much a pixel is inside a box. A cell of the map has 2^n pixels a side, the
             last ones perhaps fewer.
         known: `[B, T]`, 0 for slices that are padding or whose boxes are not known.
+
+    Raises:
+        ConfigError: the map's cells do not lie over the picture so.
     """
     B, T, h, w = logits.shape
     a, b = (2 ** round(math.log2(n / m)) for n, m in zip(inside.shape[2:], (h, w), strict=True))
+    if (h, w) != (-(-inside.shape[2] // a), -(-inside.shape[3] // b)):
+        raise ConfigError(
+            f"study.where_weight: this backbone has {h} x {w} cells for {inside.shape[2]} x {inside.shape[3]} pixels, "
+            "as it does not pad its convolutions; boxes cannot be laid on them, set it to 0 or take another backbone"
+        )
     inside = jnp.pad(inside, ((0, 0), (0, 0), (0, h * a), (0, w * b)))[:, :, : h * a, : w * b]
     target = inside.reshape(B, T, h, a, w, b).max((3, 5))
     return weighted_bce(logits, target, jnp.broadcast_to(known[..., None, None], logits.shape))

@@ -7,6 +7,7 @@ import pytest
 
 from cspine_jax import losses, metrics
 from cspine_jax.config import LossConfig
+from cspine_jax.errors import ConfigError
 
 LOG2 = np.log(2.0)
 
@@ -156,6 +157,12 @@ def test_slices_may_have_labels_of_their_own():
     args = jax.tree.map(jnp.asarray, (np.zeros((2, 8)), np.ones((2, 8)), mask.reshape(2, 35)))
     _, _, parts = losses.sequence_loss(outputs, *args, LossConfig(), jnp.asarray(label))
     np.testing.assert_allclose(parts["slice"], pair, rtol=1e-5)
+
+
+def test_where_loss_refuses_a_map_that_does_not_lie_over_the_picture():
+    """Inception at 224 pixels: unpadded convolutions leave 25 cells, where 28 of 8 pixels would cover it."""
+    with pytest.raises(ConfigError, match=r"study.where_weight: this backbone has 25 x 25 cells for 224 x 224 pixels"):
+        losses.where_loss(jnp.zeros((1, 1, 25, 25)), jnp.zeros((1, 1, 224, 224)), jnp.ones((1, 1)))
 
 
 def test_where_loss_is_of_the_cells_that_share_a_pixel_with_a_box():

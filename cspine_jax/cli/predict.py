@@ -1,4 +1,4 @@
-"""`cspine predict`: fractures in new studies: the vertebrae first, then the slices."""
+"""`cspine predict`: fractures in new studies: the vertebrae first, then their slices or crops."""
 
 import argparse
 import sys

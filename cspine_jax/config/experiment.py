@@ -46,7 +46,8 @@ class Config:
             raise ConfigError(f"eval.tta={self.eval.tta}: task {self.task!r} has no such views; set it to 0")
         if self.study.train_positions > self.crops.positions:
             raise ConfigError(
-                f"study.train_positions={self.study.train_positions}: crops have crops.positions={self.crops.positions}"
+                f"study.train_positions={self.study.train_positions}: crops have crops.positions="
+                f"{self.crops.positions}; set it to at most that, or to 0 for all"
             )
         if self.model.pretrained:
             self._check_pretrained()

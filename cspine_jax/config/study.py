@@ -48,9 +48,10 @@ class StudyConfig:
     fracture boxes where they are known (an intact vertebra has none), its loss weighed so much: a break fills a few
     pixels, and one label a slice says little of which. What the map finds joins the slice's embedding.
 
-    `train_positions` > 0 (models of crops) shows a training example with so many of its `crops.positions`, evenly
-    spaced from a random one on: neighbours show nearly the same, so that a step learns more from as many slices of more
-    vertebrae. Evaluation reads them all.
+    `train_positions` > 0 (gold, bronze) shows a training example with so many of its `crops.positions`, evenly spaced
+    from a random one on: neighbours show nearly the same, so that a step learns more from as many slices of more
+    vertebrae. Evaluation reads them all. Other models give positions codes, or the vertebra a label that a break needs
+    to be in sight for.
 
     `highest` slices' mean is the vertebra's probability in these models. Copied labels have the winners' 5; where only
     the slices with the break are positive, a break on fewer of them needs a smaller number.
@@ -119,10 +120,10 @@ class StudyConfig:
                 f"study.where_weight={self.where_weight}: {self.model!r} has no map of breaks; this is for "
                 f"{', '.join(ON_CROPS)}"
             )
-        if self.train_positions and self.model not in ON_CROPS:
+        if self.train_positions and self.model not in ("gold", "bronze"):
             raise ConfigError(
-                f"study.train_positions={self.train_positions}: {self.model!r} sees no crops; this is for "
-                f"{', '.join(ON_CROPS)}"
+                f"study.train_positions={self.train_positions}: not for {self.model!r}, only for gold and bronze; set "
+                "it to 0"
             )
         if self.clip_depth and self.model not in ON_SLICES:
             raise ConfigError(

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
-from cspine_jax.config.study import ON_VERTEBRAE
+from cspine_jax.config.study import ON_LABELLED_SLICES, ON_VERTEBRAE
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropLayout, CropTable
+from cspine_jax.data.crops.layout import TRUE_MASKS
 from cspine_jax.data.views import crop_view
 from cspine_jax.inference.calibration import clinical_outputs
 from cspine_jax.inference.run import read_card, read_config
@@ -43,7 +44,7 @@ class CropsRun:
 
     Args:
         source: what `launch.py --workdir` was given.
-        batch: vertebrae predicted at once, in models of single ones; 0 for all seven.
+        batch: vertebrae predicted at once, in models of single ones; 0, or more than seven, for all.
 
     Raises:
         DataError: it is not the folder of a run, or its checkpoint cannot be read.
@@ -58,7 +59,7 @@ class CropsRun:
         self.layout = CropLayout.of(dataclasses.replace(self.config.crops, masks="segmented"))
         self._task = study_level_task(self.config)
         self._placement = place(jax.devices()[:1])  # a study is too small to be divided
-        self._batch = (batch or NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
+        self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
         self._params, self._stats, self.step = load_best(self._task, workdir, self._placement)
         self._plain, self._varied = (evaluator(self._task, self._placement) for _ in range(2))
 
@@ -66,6 +67,18 @@ class CropsRun:
     def facts(self) -> dict[str, str]:
         """What findings say of the model."""
         return {"model": self.config.study.model, "backbone": self.config.model.backbone, "crops": self.layout.name}
+
+    @property
+    def reservations(self) -> list[str]:
+        """What must be known of its answers, because of how it was trained."""
+        study, notes = self.config.study, []
+        if study.model in ON_LABELLED_SLICES and study.slice_labels == "copy":
+            notes.append("slices were trained on the label of their vertebra: theirs do not say where a break is")
+        if self.config.crops.oriented:
+            notes.append("slices are those at the middle of tilted planes: a break off the middle may be on one beside")
+        if self.config.crops.masks == TRUE_MASKS and self.card.evaluated:
+            notes.append("thresholds were chosen on crops by true masks; this study's are by the masks that were found")
+        return notes
 
     def answer(self, uid: str, hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> CropsAnswer:
         """Asks it about one study; arguments as `CropTable.of_study`, crops as the run's own were cut."""

@@ -47,7 +47,8 @@ class VertebraFinding:
 class SliceFinding:
     """One slice: index (0 = most superior), k of `k.dcm`, probability of a fracture, and the vertebrae it shows.
 
-    `fracture_probability` is None where the slice shows no vertebra, or the model says nothing of slices.
+    `fracture_probability` is None where the slice shows no vertebra, the model saw none of its slices near this one, or
+    says nothing of slices.
     """
 
     index: int

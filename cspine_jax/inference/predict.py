@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import numpy as np
@@ -12,11 +13,14 @@ import numpy as np
 from cspine_jax import __version__, aggregation
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.ct import Identity, Volume, read_study
-from cspine_jax.inference.crops_run import CropsRun
+from cspine_jax.errors import ConfigError
 from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
 from cspine_jax.inference.run import Card, SliceRun, read_config
 from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.metrics import score_optimal
+
+if TYPE_CHECKING:
+    from cspine_jax.inference.crops_run import CropsRun
 
 AIR_HU = -1000
 
@@ -25,12 +29,14 @@ FIELD_TOLERANCE = 1.15
 """A field of view up to this much larger than in training is left as it is."""
 
 
-Run = SliceRun | CropsRun
+Run: TypeAlias = "SliceRun | CropsRun"
 
 
 def load_run(source: str | Path | None = None, batch: int = 0) -> Run:
     """The model of a run or of a weights file, whatever it sees of a study; arguments and errors as `SliceRun`."""
     if source is not None and not str(source).endswith(".npz") and read_config(Path(source)).task == "crops":
+        from cspine_jax.inference.crops_run import CropsRun  # loads what reads records, which slice models do without
+
         return CropsRun(source, batch)
     return SliceRun(source, batch)
 
@@ -65,7 +71,10 @@ def predict_study(
 
     Raises:
         StudyError: the study cannot be read.
+        ConfigError: the model needs vertebrae, and nobody finds them.
     """
+    if segmenter is None and run.needs_vertebrae:
+        raise ConfigError(f"{run.name} {run.needs_vertebrae}; give a segmenter")
     started = time.perf_counter()
     volume = read_study(path, identity=identity)
     seconds = time.perf_counter() - started
@@ -141,15 +150,16 @@ def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _A
     return _Answer(p, levels, _slices(numbers, on_slice, vertebra >= cut["presence"]), cut, notes)
 
 
-def _of_crops(run: CropsRun, volume: Volume, vertebrae: Vertebrae) -> _Answer:
-    """The vertebrae that were found. A slice is as likely to show a break as the nearest positions of its crops."""
+def _of_crops(run: "CropsRun", volume: Volume, vertebrae: Vertebrae) -> _Answer:
+    """The vertebrae that were found. A slice has the probability of the nearest position that shows it."""
     found = run.answer(volume.study_uid, volume.hu, vertebrae.labels, volume.spacing_mm)
-    cut, depth = {name: run.card.thresholds[name] for name in ("vertebra", "patient")}, len(volume.hu)
+    table, depth = found.table, len(volume.hu)
+    cut = {name: run.card.thresholds[name] for name in ("vertebra", "patient")}
     numbers = [int(number) for number in volume.slice_numbers]
     shown, of_level = np.zeros((depth, len(VERTEBRAE)), bool), np.full((depth, len(VERTEBRAE)), np.nan)
-    levels, open_ended = [], []
+    levels = []
     for j, name in enumerate(VERTEBRAE):
-        record = found.table.record[0, j]
+        record = table.record[0, j]
         if record < 0:
             levels.append(VertebraFinding(name, False, None, None, None, None, None))
             continue
@@ -157,19 +167,18 @@ def _of_crops(run: CropsRun, volume: Volume, vertebrae: Vertebrae) -> _Answer:
         first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
         surest = None
         if found.positions is not None:
-            at = found.table.slice_index[record]
-            of_level[:, j] = found.positions[j, np.abs(np.arange(depth)[:, None] - at).argmin(1)]
+            at = table.slice_index[record]
+            apart = np.abs(np.arange(depth)[:, None] - at)
+            seen = apart.min(1) <= run.layout.radius * table.axes[record, 0, 0] + 0.5
+            of_level[:, j] = np.where(seen, found.positions[j, apart.argmin(1)], np.nan)
             surest = int(np.clip(np.rint(at[found.positions[j].argmax()]), first, last))
         p = float(found.targets[1 + j])
         spread = None if found.spread is None else float(found.spread[j])
         calls = p, bool(p >= cut["vertebra"]), (first, last), (numbers[first], numbers[last]), surest, spread
         levels.append(VertebraFinding(name, True, *calls))
-        if not found.table.complete[record]:
-            open_ended.append(name)
     on_slice = np.where(shown, np.nan_to_num(of_level, nan=-1.0), -1.0).max(1)
-    notes = [f"{', '.join(open_ended)}: at the edge of the scan; what lies beyond was not seen"] if open_ended else []
     slices = _slices(numbers, np.where(on_slice < 0, np.nan, on_slice), shown)
-    return _Answer(found.targets, tuple(levels), slices, cut, notes)
+    return _Answer(found.targets, tuple(levels), slices, cut, run.reservations)
 
 
 def _slices(numbers: list[int], probability: np.ndarray, shown: np.ndarray) -> tuple[SliceFinding, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config
 from cspine_jax.data.build import SKIPPED_FILE
-from cspine_jax.data.crops import CropTable, build_crops, crops_path
+from cspine_jax.data.crops import CropTable, build_crops, check_boxes, crops_path
 from cspine_jax.data.crops.masks import masked
 from cspine_jax.data.loader import split_studies
 from cspine_jax.data.metadata import METADATA_FILE
@@ -80,6 +80,7 @@ def find_crops(config: Config) -> Path:
     if data.data_dir and not data.manual_dir:
         there = crops_path(data.data_dir, config.crops)
         if there.is_dir():
+            check_boxes(there)
             say(f"data: crops {there}")
             return there
     source = find_folder(data)

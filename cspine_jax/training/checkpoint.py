@@ -117,7 +117,7 @@ class Checkpoints:
             (state, progress), or None where there is no checkpoint at all.
 
         Raises:
-            DataError: there are checkpoints, and none can be read.
+            DataError: there are checkpoints, and none can be read, or they are of another network (and stay).
         """
         wanted = {
             "model": {"params": abstract.params, "stats": abstract.stats},
@@ -144,7 +144,7 @@ class Checkpoints:
             (params, stats, step).
 
         Raises:
-            DataError: there is none, or none can be read.
+            DataError: there is none, none can be read, or they are of another network.
         """
         by_loss = sorted((loss, -step) for step, loss in self.steps.items() if loss is not None)
         order = [-step for _, step in by_loss] + sorted((s for s, x in self.steps.items() if x is None), reverse=True)
@@ -164,6 +164,11 @@ class Checkpoints:
     ) -> tuple[dict[str, Any], int] | None:
         reasons = []
         for step in order:
+            if difference := self._difference(step, wanted["model"]):
+                raise DataError(
+                    f"{self.path(step)}: holds another network than this configuration makes ({difference}); it is of "
+                    "another model, or of another version of this package: train again in another --workdir"
+                )
             loaded, reason = self._try(step, wanted)
             if loaded is not None:
                 return loaded, step
@@ -176,6 +181,19 @@ class Checkpoints:
                 f"{'; '.join(reasons)}: no readable checkpoint is left; to start over, give another --workdir"
             )
         return None
+
+    def _difference(self, step: int, wanted: Any) -> str:
+        """How the arrays of a checkpoint's model differ from those wanted; empty where not, or where it is damaged."""
+        with _quiet():
+            try:
+                there = _arrays(self._orbax.checkpointables_metadata(step).metadata["model"])
+            except Exception:  # whatever a damaged one raises: reading it says more
+                return ""
+        mine = _arrays(wanted)
+        for name, shape in there.items():  # one that is missing may be damage
+            if mine.get(name) != shape:
+                return f"{name}: {shape}, wanted {mine.get(name, 'none')}"
+        return ""
 
     def _try(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         """(content, "") or (None, why not), without the libraries' own logs and abandoned tasks."""
@@ -198,6 +216,12 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             self.path(step).rename(aside)
         self._orbax.reload()
+
+
+def _arrays(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by dotted name."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {".".join(str(getattr(key, "key", key)) for key in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from cspine_jax.config import CropsConfig
 from cspine_jax.ct import Identity
 from cspine_jax.data import build as build_module
 from cspine_jax.data import features as features_module
-from cspine_jax.data.crops import CropLayout, CropTable, build_crops, crops_path
+from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_boxes, crops_path
 from cspine_jax.data.crops import build as crops_build
 from cspine_jax.data.crops.cut import boxed, look, plan, sample
 from cspine_jax.data.crops.layout import COLUMNS
@@ -151,13 +151,35 @@ def test_boxes_of_several_slices_are_enclosed():
         np.testing.assert_allclose(boxed(mask, boxes, where, 2), expected, atol=1e-4)
 
 
+def test_on_a_tilted_spine_a_box_is_on_the_plane_through_it():
+    """A break at the back of a vertebra that leans by 27 degrees lies slices away from where its plane's centre is."""
+    mask = np.zeros((60, 64, 40), np.uint8)
+    for row in range(60):  # C3, C4 and C5 lean forward as they go down
+        start = 36 - row // 2
+        mask[row, start : start + 24, 8:32] = 3 + row // 20
+    layout = CropLayout(positions=9, radius=0, size=24, oriented=True)
+    where = plan(mask, np.ones(3), 4, layout, look(mask))
+    assert where.axes[0, 1] < -0.3  # it is tilted
+    to_crop = np.linalg.inv(where.axes)
+    for row in (24, 30, 36):
+        left = 36 - row // 2
+        box = (18.0, float(left + 20), 4.0, 3.0)
+        only = [np.array([box] * (k == row), np.float32).reshape(-1, 4) for k in range(60)]
+        apart = ((np.array([row, left + 21, 19.5]) - where.origin) @ to_crop)[:, 0]
+        found = np.flatnonzero(boxed(mask, only, where, 0).any(1))
+        assert found.tolist() == np.flatnonzero(abs(apart) <= abs(to_crop[0, 0]) / 2).tolist()
+        wide = np.flatnonzero(boxed(mask, only, where, 3).any(1))
+        assert abs(apart).argmin() in wide and (abs(apart[wide]) <= 1).all()
+
+
 def test_crops_that_know_the_boxes_of_one_slice_a_position_are_refused(folder, tmp_path):
     path = build_crops(folder[0], tmp_path, CROPS, workers=1).path / "metadata.json"
     there = json.loads(path.read_text())
     del there["boxes"]
     path.write_text(json.dumps(there))
-    with pytest.raises(DataError, match=r"version, which looked for boxes on one slice a position; .*--overwrite"):
-        build_crops(folder[0], tmp_path, CROPS, workers=1)
+    for again in (lambda: build_crops(folder[0], tmp_path, CROPS, workers=1), lambda: check_boxes(path.parent)):
+        with pytest.raises(DataError, match=r"version, which looked for boxes on one slice a position; .*--overwrite"):
+            again()
 
 
 @pytest.mark.parametrize("oriented", [False, True])
@@ -199,10 +221,19 @@ def test_boxed_positions_of_phantoms_are_those_that_show_the_break(phantoms, tmp
     alone = 0
     for record, study in enumerate(table.study):
         level, truth = table.level[record], drawn[str(table.uids[study])]
+        single = table.labels[study, 1:].sum() == table.labels[study, level] == 1
+        if oriented:  # a plane is told by the box's middle; the break is no further from it than a slice
+            to_crop = np.linalg.inv(table.axes[record])
+            voxels = np.argwhere((truth.fractures == level) & (truth.labels == level))
+            for position in np.flatnonzero(table.boxed[record] if single else []):
+                apart = ((voxels - table.origin[record, position]) @ to_crop)[:, 0]
+                assert apart.min() < 1 and apart.max() > -1
+                alone += 1
+            continue
         near = np.rint(table.slice_index[record]).astype(int)
         shown = (truth.fractures[near] == level).any((1, 2)) & (truth.labels[near] == level).any((1, 2))
         assert (table.boxed[record] >= shown).all()
-        if table.labels[study, 1:].sum() == table.labels[study, level] == 1:
+        if single:
             np.testing.assert_array_equal(table.boxed[record], shown)
             alone += 0 < shown.sum() < len(shown)
     assert alone  # there was something to see

@@ -174,16 +174,6 @@ def test_training_shows_some_positions_in_order_and_evaluation_all():
         seen = np.bincount(at.ravel(), minlength=8) / 4000
         np.testing.assert_allclose(seen, shown / 8, atol=0.03)
         assert view.read(np.array([0]), np.ones(1, bool))["image"].shape[1] == 8
-        levels = LevelsView(table, "box", shown)
-        patients = levels.read(np.array([1, 3]), np.ones(2, bool), jitter[:2])
-        for study in range(2):
-            there = patients["there"][study]
-            shows = patients["image"][study, there, :, 0, 0, 0]
-            np.testing.assert_array_equal(shows, np.broadcast_to(at[study], shows.shape))
-        np.testing.assert_array_equal(patients["slice_targets"][1, 0], boxed[at[1]])
-        np.testing.assert_array_equal(patients["box"][1, 0], table.box[table.record[3, 0]][at[1]])
-        assert patients["box"].shape == (2, 7, shown, 4) and (patients["image"][0, 2] == -1000).all()
-        assert levels.read(np.array([1]), np.ones(1, bool))["image"].shape[2] == 8
 
 
 def test_absent_levels_are_air_and_unknown():

@@ -13,7 +13,7 @@ from cspine_jax.config import from_dict
 from cspine_jax.ct import read_study
 from cspine_jax.data.study import load_study
 from cspine_jax.data.tables import read_tables
-from cspine_jax.errors import DataError
+from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.inference.crops_run import CropsRun
 from cspine_jax.inference.predict import load_run, predict_study
@@ -128,6 +128,11 @@ def test_slices_and_levels_are_where_the_vertebrae_are(made, folder, truth):
     assert bool(edge) == (not complete.all())
 
 
+def test_without_a_segmenter_it_says_so(made, folder):
+    with pytest.raises(ConfigError, match="reads crops of vertebrae that have to be found first; give a segmenter"):
+        predict_study(load_run(made[0]), next((folder / "train_images").iterdir()))
+
+
 def test_nothing_found_is_no_answer(made, folder, truth):
     run = load_run(made[0])
     path = next((folder / "train_images").iterdir())
@@ -139,7 +144,7 @@ def test_nothing_found_is_no_answer(made, folder, truth):
 @pytest.mark.parametrize("made", ["gold"], indirect=True)
 def test_how_many_vertebrae_at_once_changes_nothing(made, folder, truth):
     path = next((folder / "train_images").iterdir())
-    whole, parts = (predict_study(load_run(made[0], batch), path, segmenter=truth) for batch in (0, 3))
+    whole, parts = (predict_study(load_run(made[0], batch), path, segmenter=truth) for batch in (64, 3))
     np.testing.assert_allclose(parts.probabilities(), whole.probabilities(), rtol=1e-4, atol=1e-6)
 
 

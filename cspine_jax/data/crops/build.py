@@ -1,6 +1,7 @@
 """Builds crop records, by the machinery of `data.build`: one shard a study, resumable, readable by TFDS."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,10 +15,11 @@ from cspine_jax.ct.identity import Identity
 from cspine_jax.data.build import BuildResult, build_records, records_path
 from cspine_jax.data.crops import cut, masks
 from cspine_jax.data.crops.layout import COLUMNS, TRUE_MASKS, CropLayout
+from cspine_jax.data.metadata import METADATA_FILE
 from cspine_jax.data.recipe import Made
 from cspine_jax.data.study import MOST_SLICES, Study, load_study
 from cspine_jax.data.tables import PHANTOM, Note, StudyEntry, Tables, read_tables
-from cspine_jax.errors import StudyError
+from cspine_jax.errors import DataError, StudyError
 
 
 def crops_path(data_dir: str | Path, crops: CropsConfig) -> Path:
@@ -74,8 +76,22 @@ def build_crops(
 _LATER = ("boxed", "box", "has_boxes")
 """Columns that crops lack whose metadata name no columns."""
 
-_BOXES = "nearest slices"
+_BOXES = "nearest"
 """Which boxes are a position's, see `cut.boxed`: crops that say nothing have those of one slice only."""
+
+
+def check_boxes(path: Path) -> None:
+    """Refuses crops of `cspine build` from before `_BOXES`; those of TFDS's own command do not say.
+
+    Raises:
+        DataError: what to do about them.
+    """
+    file = path / METADATA_FILE
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("boxes") != _BOXES:
+        raise DataError(
+            f"{path}: made by an older version, which looked for boxes on one slice a position; build it again: "
+            "cspine build --crops ... --overwrite"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,9 +141,9 @@ def sample(hu: np.ndarray, mask: np.ndarray, where: Plan, layout: CropLayout) ->
 def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan, radius: int) -> np.ndarray:
     """Where, on each position of a planned crop, boxes show a break of its vertebra.
 
-    A break along the slices is on one or two of them, which thin slices put between the positions. So every slice of
-    the study counts for the position (or two) nearest to it, if it is among its neighbours; and for a plane between
-    slices the one nearest to it counts in any case.
+    A break along the slices is on one or two of them, which thin slices put between the positions. So a box counts for
+    the position (or two) whose plane is nearest to its centre, if that one's neighbours reach it; and in any case for a
+    plane that is at most half a slice away.
 
     Args:
         mask: uint8 [D, H, W] labels.
@@ -153,30 +153,28 @@ def boxed(mask: np.ndarray, boxes: Sequence[np.ndarray], where: Plan, radius: in
 
     Returns:
         float32 [S, 4]: top, left, bottom and right, in pixels of the crop (pixel k is from k to k + 1), of the smallest
-        rectangle about the boxes that overlap a pixel of the vertebra on those slices; zeros where there is none. On a
-        tilted plane it is the rectangle about their projection along the spine.
+        rectangle about a position's boxes that overlap a pixel of the vertebra on their slice; zeros where there is
+        none. On a tilted plane it is the rectangle about their projection along the spine.
     """
-    apart = np.abs(np.arange(len(mask)) - where.slice_index[:, None])  # [S, D], in slices
-    slack = 1e-6  # slices between two positions are of both
-    mine = (apart <= apart.min(0) + slack) & (apart <= radius * where.axes[0, 0] + slack)
-    mine[np.arange(len(mine)), np.clip(np.rint(where.slice_index).astype(int), 0, len(mask) - 1)] = True
-    shown = {
-        row: [
-            (row, y, x, y + h, x + w)
-            for x, y, w, h in boxes[row]
-            if (mask[row, _covered(y, h), _covered(x, w)] == where.level).any()
-        ]
-        for row in np.flatnonzero(mine.any(0)).tolist()
-    }
+    found = np.zeros((len(where.origin), 4), np.float32)
+    shown = [
+        (row, y, x, y + h, x + w)
+        for row, on_slice in enumerate(boxes)
+        for x, y, w, h in on_slice
+        if (mask[row, _covered(y, h), _covered(x, w)] == where.level).any()
+    ]
+    if not shown:
+        return found
+    corners = np.array([[(row, y, x) for y in (a, c) for x in (b, d)] for row, a, b, c, d in shown], np.float64)
+    corners[..., 1:] -= 0.5  # edges, as voxels count: from their centres
     to_crop = np.linalg.inv(where.axes)
-    found = np.zeros((len(mine), 4), np.float32)
-    for position, rows in enumerate(mine):
-        seen = [box for row in np.flatnonzero(rows).tolist() for box in shown[row]]
-        if seen:
-            corners = np.array([(row, y, x) for row, a, b, c, d in seen for y in (a, c) for x in (b, d)], np.float64)
-            corners[:, 1:] -= 0.5  # edges, as voxels count: from their centres
-            inside = ((corners - where.origin[position]) @ to_crop)[:, 1:] + 0.5
-            found[position] = [*inside.min(0), *inside.max(0)]
+    inside = (corners - where.origin[:, None, None]) @ to_crop  # [S, boxes, 4 corners, (neighbours, rows, columns)]
+    apart, slack = np.abs(inside[..., 0].mean(2)), 1e-6  # what is halfway between two positions is of both
+    near = (apart <= apart.min(0) + slack) & (apart <= radius + slack)
+    near |= apart <= abs(to_crop[0, 0]) / 2 + slack
+    for position in np.flatnonzero(near.any(1)):
+        plane = inside[position, near[position], :, 1:].reshape(-1, 2) + 0.5
+        found[position] = [*plane.min(0), *plane.max(0)]
     return found
 
 

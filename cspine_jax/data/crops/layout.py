@@ -178,7 +178,7 @@ class CropLayout:
                 "boxed": tensor(
                     shape=places,
                     dtype=np.uint8,
-                    doc="1: a fracture box overlaps the vertebra on a slice shown to which no position is nearer",
+                    doc="1: a fracture box overlaps the vertebra, is shown here, and no position is nearer to it",
                 ),
                 "box": tensor(
                     shape=(*places, 4),

@@ -35,7 +35,7 @@ class CropTable:
         study: int32 [N], which study.
         level: int32 [N], 1..7.
         complete: bool [N]; False where the mask touches the edge of the scan, so that a part may be missing.
-        boxed: uint8 [N, P], 1 where a box overlaps the vertebra on the slices nearest to the position, see `cut.boxed`.
+        boxed: uint8 [N, P], 1 where a box that overlaps the vertebra is nearest to the position, see `cut.boxed`.
         box: float32 [N, P, 4], about those boxes: top, left, bottom, right in pixels of the crop; zeros where none.
         slice_index: float32 [N, P], where the centre of each position's plane lies in the study (slices).
         spacing_mm: float32 [N, 3], of neighbours, rows and columns.

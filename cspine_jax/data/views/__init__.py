@@ -27,5 +27,6 @@ __all__ = [
 
 def crop_view(table: CropTable, study: StudyConfig) -> VertebraView | LevelsView:
     """What `study.model` sees of crops: one vertebra, or the seven of a patient."""
-    view = VertebraView if study.model in ON_VERTEBRAE else LevelsView
-    return view(table, study.slice_labels, study.train_positions)
+    if study.model in ON_VERTEBRAE:
+        return VertebraView(table, study.slice_labels, study.train_positions)
+    return LevelsView(table, study.slice_labels)

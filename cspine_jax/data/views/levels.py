@@ -5,19 +5,19 @@ import numpy as np
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
 from cspine_jax.data.views.patients import PatientView, known_targets
-from cspine_jax.data.views.slice_labels import shown_positions, slice_boxes, slice_labels, take_positions
+from cspine_jax.data.views.slice_labels import slice_boxes, slice_labels
 
 AIR_HU = -1000
 
 
 class LevelsView(PatientView[CropTable]):
-    """All crops of a study; items are study numbers of a `CropTable`. `labels` and `shown` as in `VertebraView`."""
+    """All crops of a study; items are study numbers of a `CropTable`. `labels` as in `VertebraView`."""
 
-    def __init__(self, table: CropTable, labels: str = "copy", shown: int = 0):
-        self.table, self.labels, self.shown = table, labels, shown
+    def __init__(self, table: CropTable, labels: str = "copy"):
+        self.table, self.labels = table, labels
 
     def read(self, items: np.ndarray, valid: np.ndarray, jitter: np.ndarray | None = None) -> Batch:
-        """A batch; with jitter, P below is `shown`, from a random position on, which is the same for all levels.
+        """A batch.
 
         A label is known where the study has labels and a crop of that vertebra. The patient's is not where all
         fractured vertebrae are without a crop: what is not in the picture cannot be learnt from it.
@@ -29,20 +29,19 @@ class LevelsView(PatientView[CropTable]):
             and `where_known` float32 [B, 7] of `slice_boxes` (zeros where there is no crop), `study` int32 [B],
             `valid` bool [B].
         """
+        del jitter  # crops are cut already
         table, rows = self.table, self.table.record[items]
         there = rows >= 0
         pixels, inside = table.read(rows[there])
-        every = None if jitter is None else np.repeat(jitter, rows.shape[1], axis=0)[there.ravel()]
-        at = shown_positions(every, pixels.shape[1], self.shown)
-        pixels, inside = take_positions(pixels, at), take_positions(inside, at)
         image = np.full((*rows.shape, *pixels.shape[1:]), AIR_HU, np.int16)
         mask = np.zeros((*rows.shape, *inside.shape[1:]), np.uint8)
         image[there], mask[there] = pixels, inside
         slices = np.zeros(mask.shape[:3], np.float32)
-        slices[there] = take_positions(slice_labels(table, rows[there], self.labels), at)
-        found = slice_boxes(table, rows[there])
-        box, known = np.zeros((*slices.shape, 4), np.float32), np.zeros(rows.shape, np.float32)
-        box[there], known[there] = take_positions(found["box"], at), found["where_known"]
+        slices[there] = slice_labels(table, rows[there], self.labels)
+        boxes = {}
+        for name, found in slice_boxes(table, rows[there]).items():
+            boxes[name] = np.zeros((*rows.shape, *found.shape[1:]), np.float32)
+            boxes[name][there] = found
         labels = table.labels[items].astype(np.float32)
         return {
             "image": image,
@@ -50,8 +49,7 @@ class LevelsView(PatientView[CropTable]):
             "there": there,
             "targets": labels,
             "slice_targets": slices,
-            "box": box,
-            "where_known": known,
+            **boxes,
             "targets_known": known_targets(labels, there, table.has_labels[items]),
             "study": np.asarray(items, np.int32),
             "valid": valid,

@@ -1,4 +1,4 @@
-"""What each slice of a vertebra's crop is trained on: whether it shows a break, and where; and which slices are."""
+"""What each slice of a vertebra's crop is trained on: whether it shows a break, and where."""
 
 import numpy as np
 
@@ -43,24 +43,3 @@ def slice_boxes(table: CropTable, records: np.ndarray) -> Batch:
         "box": np.where(fractured[:, None, None], table.box[records], np.float32(0)),
         "where_known": known.astype(np.float32),
     }
-
-
-def shown_positions(jitter: np.ndarray | None, count: int, shown: int) -> np.ndarray | None:
-    """Which positions of each example are trained on: every (count / shown)-th, from a random one on.
-
-    Args:
-        jitter: float [B, n] in 0..1, of which the first column is used; None in evaluation.
-        count: P positions.
-        shown: how many of them, as `config.study.train_positions`; 0 for all.
-
-    Returns:
-        int [B, shown], ascending; None for all of them.
-    """
-    if jitter is None or not 0 < shown < count:
-        return None
-    return ((np.arange(shown) + jitter[:, :1]) * count / shown).astype(int)
-
-
-def take_positions(values: np.ndarray, at: np.ndarray | None) -> np.ndarray:
-    """Some positions of each example: [B, P, ...] -> [B, shown, ...], `at` from `shown_positions`."""
-    return values if at is None else values[np.arange(len(values))[:, None], at]

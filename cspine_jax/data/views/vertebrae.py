@@ -4,7 +4,7 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropTable
-from cspine_jax.data.views.slice_labels import shown_positions, slice_boxes, slice_labels, take_positions
+from cspine_jax.data.views.slice_labels import slice_boxes, slice_labels
 
 
 class VertebraView:
@@ -43,15 +43,18 @@ class VertebraView:
             `slice_boxes`, `study` int32 [B], `level` int32 [B] 1..7, `valid` bool [B].
         """
         image, mask = self.table.read(items)
-        study, at = self.table.study[items], shown_positions(jitter, image.shape[1], self.shown)
+        study, P = self.table.study[items], image.shape[1]
         boxes = slice_boxes(self.table, items)
+        own, at = np.arange(len(items))[:, None], np.arange(P)[None]
+        if jitter is not None and 0 < self.shown < P:  # evenly spaced, from a random one on
+            at = ((np.arange(self.shown) + jitter[:, :1]) * P / self.shown).astype(int)
         return {
-            "image": take_positions(image, at),
-            "mask": take_positions(mask, at),
+            "image": image[own, at],
+            "mask": mask[own, at],
             "targets": self._labels(items).astype(np.float32),
-            "slice_targets": take_positions(slice_labels(self.table, items, self.labels), at),
+            "slice_targets": slice_labels(self.table, items, self.labels)[own, at],
             "targets_known": self.table.has_labels[study].astype(np.float32),
-            "box": take_positions(boxes["box"], at),
+            "box": boxes["box"][own, at],
             "where_known": boxes["where_known"],
             "study": study.astype(np.int32),
             "level": self.table.level[items].astype(np.int32),

@@ -98,7 +98,7 @@ class SliceEncoder(nnx.Module):
     ) -> tuple[jax.Array, jax.Array | None]:
         """Embeddings as above, and the map of breaks: float32 logits `[B, T, h, w]`, of no meaning on padding, or None.
 
-        A cell of the map is `REDUCTION` pixels high and wide, less where the backbone has no such level.
+        A cell of the map is `REDUCTION` pixels high and wide, or as near as the backbone has a level.
         """
         train = train and not self.still
         if mask is not None and train:
