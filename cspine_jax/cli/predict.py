@@ -22,7 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="of the vertebra networks (default: the package's own)")
     parser.add_argument("--no_segment", action="store_true", help="leave the vertebrae to the slice model (Type 3)")
     parser.add_argument("--masks", action="store_true", help="also write vertebrae.nii.gz, vertebrae.json, preview.png")
-    parser.add_argument("--out", required=True, help="folder of findings.json a study, predictions.csv, submission.csv")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder of findings.json (models of crops: and breaks.png) a study, predictions.csv, submission.csv",
+    )
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
         "--batch",
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         for study in progress.bar(args.studies, what="predict", unit="study"):
             name = study if identity is None else identity.text(study)
             try:
-                found = predict_study(model, study, identity, segmenter, keep)
+                found = predict_study(model, study, identity, segmenter, keep, lambda *found: _draw(out, *found))
                 folder = folder_name(found.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
@@ -103,6 +107,15 @@ def _first_stage(args: argparse.Namespace, out: Path):
         )
 
     return Segmenter(spine, refine), keep if args.masks else None
+
+
+def _draw(out: Path, found, answer) -> None:
+    from cspine_jax.inference.breaks import PICTURE, draw_breaks
+    from cspine_jax.inference.findings import folder_name
+
+    folder = out / folder_name(found.study_uid)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_breaks(folder / PICTURE, found, answer)
 
 
 def _line(found) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cspine_jax import xla
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.config.study import ON_LABELLED_SLICES, ON_VERTEBRAE
 from cspine_jax.data.batches import Batch
@@ -31,12 +32,23 @@ class CropsAnswer:
         spread: float64 [7], standard deviation over the views of `eval.tta`; None without.
         positions: float64 [7, P], clinical probabilities of the slices at the positions, NaN where there is no crop;
             None of a model that gives none.
+        breaks: float32 [7, P, h, w], probability that a cell of a position's picture shows a break, as boxes taught it,
+            NaN where there is no crop; None of a model without such a map.
     """
 
     table: CropTable
     targets: np.ndarray
     spread: np.ndarray | None
     positions: np.ndarray | None
+    breaks: np.ndarray | None
+
+    def surest(self, level: int) -> int:
+        """The position of C1..C7 (0..6) where a break is likeliest: by slices, else by the map, else the middle."""
+        if self.positions is not None:
+            return int(self.positions[level].argmax())
+        if self.breaks is not None:
+            return int(self.breaks[level].max((1, 2)).argmax())
+        return self.table.layout.positions // 2
 
 
 class CropsRun:
@@ -62,6 +74,7 @@ class CropsRun:
         self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
         self._params, self._stats, self.step = load_best(self._task, workdir, self._placement)
         self._plain, self._varied = (evaluator(self._task, self._placement) for _ in range(2))
+        self._where = xla.jit(self._task.breaks, out_shardings=self._placement.replicated)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -85,7 +98,7 @@ class CropsRun:
         table = CropTable.of_study(uid, hu, mask, spacing_mm, self.layout)
         if not len(table):
             shape = (NUM_VERTEBRAE, self.layout.positions)
-            return CropsAnswer(table, np.full(len(TARGETS), np.nan), None, np.full(shape, np.nan))
+            return CropsAnswer(table, np.full(len(TARGETS), np.nan), None, np.full(shape, np.nan), None)
         batches, views = self._batches(table), self.config.eval.tta
         found = [self._ask(self._plain, batches)]
         for view in range(views):
@@ -98,7 +111,21 @@ class CropsRun:
             targets.mean(0),
             targets.std(0)[1:] if views else None,
             np.mean(positions, axis=0) if positions else None,
+            self._breaks(table, batches) if self.config.study.where_weight else None,
         )
+
+    def _breaks(self, table: CropTable, batches: list[Batch]) -> np.ndarray:
+        found = [
+            np.asarray(self._where(self._params, self._stats, self._placement.put(batch)))[batch["valid"]]
+            for batch in batches
+        ]
+        each = np.concatenate(found)
+        each = each.reshape(-1, self.layout.positions, *each.shape[2:])  # of seven vertebrae, or of those there are
+        if self.config.study.model in ON_VERTEBRAE:
+            there = each
+            each = np.full((NUM_VERTEBRAE, *there.shape[1:]), np.nan, np.float32)
+            each[table.level - 1] = there
+        return np.where(table.record[0, :, None, None, None] >= 0, each, np.nan)
 
     def _batches(self, table: CropTable) -> list[Batch]:
         view = crop_view(table, self.config.study)

@@ -20,7 +20,7 @@ from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.metrics import score_optimal
 
 if TYPE_CHECKING:
-    from cspine_jax.inference.crops_run import CropsRun
+    from cspine_jax.inference.crops_run import CropsAnswer, CropsRun
 
 AIR_HU = -1000
 
@@ -50,6 +50,7 @@ class _Answer:
     slices: tuple[SliceFinding, ...]
     thresholds: dict[str, float]
     notes: list[str]
+    crops: "CropsAnswer | None" = None
 
 
 def predict_study(
@@ -58,6 +59,7 @@ def predict_study(
     identity: Identity | None = None,
     segmenter: Callable[[Volume], Vertebrae] | None = None,
     keep: Callable[[Volume, Vertebrae], None] | None = None,
+    show: "Callable[[Findings, CropsAnswer], None] | None" = None,
 ) -> Findings:
     """Reads a study and predicts it.
 
@@ -68,6 +70,7 @@ def predict_study(
         segmenter: finds the vertebrae first (both stages, a `vertebrae.segment.Segmenter`); None leaves them to the
             slice model, which must be of Type 3.
         keep: called with the study and its vertebrae, e.g. to write masks.
+        show: called with what a model of crops found, e.g. to draw it; not with a slice model.
 
     Raises:
         StudyError: the study cannot be read.
@@ -81,7 +84,10 @@ def predict_study(
     vertebrae = None if segmenter is None else segmenter(volume)
     if vertebrae is not None and keep is not None:
         keep(volume, vertebrae)
-    return findings_of(run, volume, seconds, vertebrae)
+    findings, crops = _asked(run, volume, seconds, vertebrae)
+    if crops is not None and show is not None:
+        show(findings, crops)
+    return findings
 
 
 def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebrae: Vertebrae | None = None) -> Findings:
@@ -93,6 +99,12 @@ def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebra
         seconds_to_read: reported as it is.
         vertebrae: of the study, from the segmentation; None takes the slice model's own.
     """
+    return _asked(run, volume, seconds_to_read, vertebrae)[0]
+
+
+def _asked(
+    run: Run, volume: Volume, seconds_to_read: float, vertebrae: Vertebrae | None
+) -> "tuple[Findings, CropsAnswer | None]":
     started = time.perf_counter()
     if isinstance(run, SliceRun):
         found = _of_slices(run, volume, vertebrae)
@@ -100,7 +112,7 @@ def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebra
         assert vertebrae is not None  # see `CropsRun.needs_vertebrae`
         found = _of_crops(run, volume, vertebrae)
     patient = _known(found.targets[0])
-    return Findings(
+    findings = Findings(
         study_uid=volume.study_uid,
         series_uid=volume.series_uid,
         note=f"{NOTE} {PHANTOM_NOTE}" if run.card.phantom else NOTE,
@@ -130,6 +142,7 @@ def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebra
             "predict": round(time.perf_counter() - started, 3),
         },
     )
+    return findings, found.crops
 
 
 def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
@@ -171,14 +184,14 @@ def _of_crops(run: "CropsRun", volume: Volume, vertebrae: Vertebrae) -> _Answer:
             apart = np.abs(np.arange(depth)[:, None] - at)
             seen = apart.min(1) <= run.layout.radius * table.axes[record, 0, 0] + 0.5
             of_level[:, j] = np.where(seen, found.positions[j, apart.argmin(1)], np.nan)
-            surest = int(np.clip(np.rint(at[found.positions[j].argmax()]), first, last))
+            surest = int(np.clip(np.rint(at[found.surest(j)]), first, last))
         p = float(found.targets[1 + j])
         spread = None if found.spread is None else float(found.spread[j])
         calls = p, bool(p >= cut["vertebra"]), (first, last), (numbers[first], numbers[last]), surest, spread
         levels.append(VertebraFinding(name, True, *calls))
     on_slice = np.where(shown, np.nan_to_num(of_level, nan=-1.0), -1.0).max(1)
     slices = _slices(numbers, np.where(on_slice < 0, np.nan, on_slice), shown)
-    return _Answer(found.targets, tuple(levels), slices, cut, run.reservations)
+    return _Answer(found.targets, tuple(levels), slices, cut, run.reservations, found)
 
 
 def _slices(numbers: list[int], probability: np.ndarray, shown: np.ndarray) -> tuple[SliceFinding, ...]:

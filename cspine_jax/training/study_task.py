@@ -154,6 +154,11 @@ class StudyLevelTask:
         outputs = model(seen, self._there(batch))
         return self._judge(outputs, batch)
 
+    def breaks(self, params: Any, stats: Any, batch: Batch) -> jax.Array:
+        """The map of breaks as probabilities, `[B, T, h, w]`; of a model that has one (`study.where_weight`)."""
+        model: Any = nnx.merge(self._graph, params, stats)
+        return jax.nn.sigmoid(model.look(self._see(batch, None, self._config.augment), self._there(batch))[1])
+
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
         """AUC over all vertebrae and over the patients; NaN where there is one class."""
         _, p = self.study_targets(table)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from untrained_run import write_run
 
 from cspine_jax.anatomy import TARGETS
@@ -167,6 +168,8 @@ def test_cspine_predict_with_a_model_of_crops(made, folder, truth, tmp_path, cap
         (written,) = (tmp_path / "out").glob("*/findings.json")
         found = json.loads(written.read_text())
         assert found["patient_fractured"] and not any(level["fractured"] for level in found["vertebrae"])
+        with Image.open(written.with_name("breaks.png")) as picture:
+            assert picture.size == (1470, 457)
         assert found["thresholds"] == {"vertebra": 1.0, "patient": 0.0}
         assert main(["predict", study, "--checkpoint", str(workdir), "--out", str(tmp_path), "--no_segment"]) == 2
         assert "reads crops of vertebrae that have to be found first; leave the flag out" in capsys.readouterr().err
