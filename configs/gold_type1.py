@@ -10,14 +10,15 @@ is the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), E
 cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. Crops are cut by the
 true masks; for the studies without one, `cspine segment` each fold's and give `--config.crops.masks='segmented/fold*'`.
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes,
-which also teach where the break is, a vertebra the mean of the two highest of eight.
+which also teach where the break is, five of ten positions a training step, a vertebra the mean of the two highest.
 
-Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae (with masks of `cspine segment`); `phantom` 100
-minutes on two slow CPU cores and 15 GB (`--config.data.cache_mb=0` takes 6 less), after an hour for its 2,000 studies
-and 20 minutes for their crops; `smoke` seconds.
+Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae (with masks of `cspine segment`); `phantom` 3
+hours on two slow CPU cores and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90 minutes for its 2,000 studies
+(57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.
-`phantom`, 200 held-out studies of fold 0 of 10: vertebra AUC .939 [.911, .963], patient .894 [.841, .931], metric A
-of p .317 (phantom); 200 validation studies: .935, .876. Validation loss was lowest at step 1,750 of 2,000.
+`phantom` as it was before, with every second slice and eight positions, 200 held-out studies of fold 0 of 10: vertebra
+AUC .939 [.911, .963], patient .894 [.841, .931], metric A of p .317 (phantom); `docs/comparison.md` says what was found
+to hold it back.
 """
 
 from ml_collections import ConfigDict

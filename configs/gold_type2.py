@@ -11,7 +11,7 @@ max + 0.6 of its own output. Levels without a crop are padding. The rest is `gol
 slices (`full`: the vertebra's; `phantom`: by the boxes) among it.
 
 Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px; `study.chunk=15` for less
-memory); `phantom` 600 steps of 4 patients on two CPU cores; `smoke` seconds.
+memory); `phantom` 1,200 steps of 4 patients on two CPU cores; `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97; document C gives gold a loss of .2047. `full` was not
 run here: the data need a licence.
 """

@@ -9,7 +9,7 @@ The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes
 gold's (`gold_type1.py`); the transformer stands in place of the LSTM.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 1,060 steps of 8 vertebrae (about 118 million parameters); `phantom`
-1,000 steps of 16 on two CPU cores; `smoke` seconds.
+2,000 steps of 16 on two CPU cores; `smoke` seconds.
 Expected: document C gives it a loss of .4140 on 86 masked studies. `full` was not run here: the data need a licence.
 """
 
