@@ -72,7 +72,7 @@ def _lay_over(ax, cells: np.ndarray, shape: tuple[int, ...]) -> None:
     pixels = (2 ** round(np.log2(n / m)) for n, m in zip(shape, cells.shape, strict=True))
     bottom, right = (count * size - 0.5 for count, size in zip(cells.shape, pixels, strict=True))
     ax.imshow(
-        cells, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.5 * cells, extent=(-0.5, right, bottom, -0.5),
+        cells, cmap="inferno", vmin=0, vmax=1, alpha=np.minimum(1.5 * cells, 0.7), extent=(-0.5, right, bottom, -0.5),
         interpolation="bilinear",
     )  # fmt: skip
     ax.set_xlim(-0.5, shape[1] - 0.5)
