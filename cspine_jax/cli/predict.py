@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Predicts every study; a bad one is named and passed over. 0 if any could be used, else 2."""
     if args.batch < 0:
         raise ConfigError(f"--batch={args.batch}: must be at least 1, or 0 for the run's own")
+    from cspine_jax.inference.breaks import PICTURE, draw_breaks
     from cspine_jax.inference.findings import Findings, folder_name, write_findings, write_tables
     from cspine_jax.inference.predict import load_run, predict_study
 
@@ -51,12 +52,14 @@ def run(args: argparse.Namespace) -> int:
     segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)
     done: dict[str, Findings] = {}
+    seen: list = []  # what a model of crops found in a study, to be drawn
     bad = 0
     try:
         for study in progress.bar(args.studies, what="predict", unit="study"):
             name = study if identity is None else identity.text(study)
             try:
-                found = predict_study(model, study, identity, segmenter, keep, lambda *found: _draw(out, *found))
+                seen.clear()
+                found = predict_study(model, study, identity, segmenter, keep, lambda *each: seen.append(each))
                 folder = folder_name(found.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
@@ -67,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
             done[folder] = found
             (out / folder).mkdir(parents=True, exist_ok=True)
             write_findings(out / folder / "findings.json", found)
+            for each in seen:
+                draw_breaks(out / folder / PICTURE, *each)
             print(_line(found))
     finally:  # an interrupt keeps what is done
         if done:
@@ -107,15 +112,6 @@ def _first_stage(args: argparse.Namespace, out: Path):
         )
 
     return Segmenter(spine, refine), keep if args.masks else None
-
-
-def _draw(out: Path, found, answer) -> None:
-    from cspine_jax.inference.breaks import PICTURE, draw_breaks
-    from cspine_jax.inference.findings import folder_name
-
-    folder = out / folder_name(found.study_uid)
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_breaks(folder / PICTURE, found, answer)
 
 
 def _line(found) -> str:

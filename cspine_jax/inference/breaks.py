@@ -1,12 +1,15 @@
 """One picture of what a model of crops found: each vertebra where a break is likeliest, and its map of breaks."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cspine_jax.anatomy import VERTEBRAE
-from cspine_jax.inference.crops_run import CropsAnswer
 from cspine_jax.inference.findings import Findings
+
+if TYPE_CHECKING:
+    from cspine_jax.inference.crops_run import CropsAnswer
 
 PICTURE = "breaks.png"
 
@@ -16,7 +19,7 @@ LEVEL, WIDTH = 400.0, 1800.0
 _CALLED, _NOT = "#ff6b5a", "white"
 
 
-def draw_breaks(path: Path, findings: Findings, answer: CropsAnswer) -> None:
+def draw_breaks(path: Path, findings: Findings, answer: "CropsAnswer") -> None:
     """Draws it: a column a vertebra, above the slice at its surest position, below the same under the map (if any).
 
     Args:

@@ -190,9 +190,9 @@ class Checkpoints:
             except Exception:  # whatever a damaged one raises: reading it says more
                 return ""
         mine = _arrays(wanted)
-        for name, shape in there.items():  # one that is missing may be damage
-            if mine.get(name) != shape:
-                return f"{name}: {shape}, wanted {mine.get(name, 'none')}"
+        for name in sorted(there.keys() | mine.keys()) if there else ():
+            if mine.get(name) != there.get(name):
+                return f"{name}: {there.get(name, 'none')}, wanted {mine.get(name, 'none')}"
         return ""
 
     def _try(self, step: int, wanted: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

@@ -178,7 +178,7 @@ def test_crops_that_know_the_boxes_of_one_slice_a_position_are_refused(folder, t
     del there["boxes"]
     path.write_text(json.dumps(there))
     for again in (lambda: build_crops(folder[0], tmp_path, CROPS, workers=1), lambda: check_boxes(path.parent)):
-        with pytest.raises(DataError, match=r"version, which looked for boxes on one slice a position; .*--overwrite"):
+        with pytest.raises(DataError, match=r"older version, which gave boxes to other positions; .*--overwrite"):
             again()
 
 

@@ -1,5 +1,7 @@
 """Checkpoints on their own: what is kept, which is best, refusal of a wrong model."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,8 +75,13 @@ def test_the_checkpoint_of_another_model_is_refused_and_left_alone(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state(1), {"step": 1})
         checkpoints.wait()
-        with pytest.raises(DataError, match=r"another network .*\(params\.w: \(3,\), wanted none\).*train again in"):
+        with pytest.raises(
+            DataError, match=r"another network .*\(params\.other: none, wanted \(4,\)\).*train again in"
+        ):
             checkpoints.load_model({"other": abstract(4).params["w"]}, abstract(4).stats)
         with pytest.raises(DataError, match=r"/1: holds another network .*\(params\.w: \(3,\), wanted \(4,\)\)"):
             checkpoints.restore(abstract(4))
+        more = abstract().params | {"v": abstract().params["w"]}
+        with pytest.raises(DataError, match=r"/1: holds another network .*\(params\.v: none, wanted \(3,\)\)"):
+            checkpoints.restore(dataclasses.replace(abstract(), params=more))
         assert list(checkpoints.steps) == [1] and checkpoints.restore(abstract()) is not None

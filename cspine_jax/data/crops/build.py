@@ -87,9 +87,13 @@ def check_boxes(path: Path) -> None:
         DataError: what to do about them.
     """
     file = path / METADATA_FILE
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("boxes") != _BOXES:
+    try:
+        made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}); build the crops again with --overwrite") from None
+    if made is not None and made.get("boxes") != _BOXES:
         raise DataError(
-            f"{path}: made by an older version, which looked for boxes on one slice a position; build it again: "
+            f"{path}: made by an older version, which gave boxes to other positions; build it again: "
             "cspine build --crops ... --overwrite"
         )
 
@@ -125,7 +129,7 @@ class Crops:
             missing = [name for name in _names() if name not in there["columns"]] if "columns" in there else _LATER
             return f"the volumes by an older version, without {', '.join(missing)}" if missing else None
         if name == "boxes":
-            return "the volumes by an older version, which looked for boxes on one slice a position"
+            return "the volumes by an older version, which gave boxes to other positions"
         if name != "masks":
             return None
         return f"other masks than those now in {self.masks!r} (built from {there.get('masks_from', 'others')!r})"
