@@ -117,7 +117,7 @@ class PatientCropsTask(StudyLevelTask):
     def _slices_there(self, batch: Batch) -> jax.Array:
         """Bool [B 7, S], vertebra by vertebra."""
         there = batch["there"].reshape(-1, 1)
-        return jnp.broadcast_to(there, (len(there), batch["mask"].shape[2]))
+        return jnp.broadcast_to(there, (len(there), self._config.crops.positions))
 
     def _there(self, batch: Batch) -> jax.Array:
         B, L = batch["there"].shape
@@ -127,7 +127,7 @@ class PatientCropsTask(StudyLevelTask):
     def _where_known(self, batch: Batch) -> jax.Array:
         known = batch["where_known"] * batch["valid"].astype(jnp.float32)[:, None]
         B = len(known)
-        return self._slices_there(batch).reshape(B, -1) * jnp.repeat(known, batch["mask"].shape[2], axis=1)
+        return self._slices_there(batch).reshape(B, -1) * jnp.repeat(known, self._config.crops.positions, axis=1)
 
     def _judge(self, outputs, batch: Batch) -> Judged:
         loss = self._config.loss

@@ -79,6 +79,8 @@ _LATER = ("boxed", "box", "has_boxes")
 _BOXES = "nearest"
 """Which boxes are a position's, see `cut.boxed`: crops that say nothing have those of one slice only."""
 
+_OTHER_BOXES = "by an older version, which gave boxes to other positions"
+
 
 def check_boxes(path: Path) -> None:
     """Refuses crops of `cspine build` from before `_BOXES`; those of TFDS's own command do not say.
@@ -92,10 +94,7 @@ def check_boxes(path: Path) -> None:
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); build the crops again with --overwrite") from None
     if made is not None and made.get("boxes") != _BOXES:
-        raise DataError(
-            f"{path}: made by an older version, which gave boxes to other positions; build it again: "
-            "cspine build --crops ... --overwrite"
-        )
+        raise DataError(f"{path}: made {_OTHER_BOXES}; build it again: cspine build --crops ... --overwrite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Crops:
             missing = [name for name in _names() if name not in there["columns"]] if "columns" in there else _LATER
             return f"the volumes by an older version, without {', '.join(missing)}" if missing else None
         if name == "boxes":
-            return "the volumes by an older version, which gave boxes to other positions"
+            return f"the volumes {_OTHER_BOXES}"
         if name != "masks":
             return None
         return f"other masks than those now in {self.masks!r} (built from {there.get('masks_from', 'others')!r})"
