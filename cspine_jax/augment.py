@@ -78,10 +78,18 @@ def prepare_with_mask(
 
 
 def prepare_pair(
-    image: jax.Array, mask: jax.Array | None, key: jax.Array | None, config: AugmentConfig, train: bool
+    image: jax.Array,
+    mask: jax.Array | None,
+    key: jax.Array | None,
+    config: AugmentConfig,
+    train: bool,
+    stacks: int = 1,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """`prepare_with_mask`, and `prepare` where `mask` is None: its second answer is then None, too."""
-    x = denoise(window(jnp.transpose(image, (0, 2, 3, 1)), config), config)  # [B, H, W, D]
+    """`prepare_with_mask`, and `prepare` where `mask` is None: its second answer is then None, too.
+
+    The D slices are `stacks` stacks that move together, and that are denoised each by itself.
+    """
+    x = denoise(window(jnp.transpose(image, (0, 2, 3, 1)), config), config, stacks)  # [B, H, W, D]
     labels = None if mask is None else jnp.transpose(mask, (0, 2, 3, 1)).astype(jnp.int32)
     H, W = (cropped(n, config.crop) for n in x.shape[1:3])
     if train:

@@ -1,8 +1,9 @@
 """Sequences of slices to model input: window, augmentation and mask channel, on the device.
 
 All slices of a sequence move together, as the channels of one stack do (`augment`): they are neighbours in one neck,
-and one set of sampling positions then serves them all. The mask moves along and is read at the nearest pixel, so that a
-mask of 0 and 1 stays one; and so do boxes, as the pixels inside.
+and one set of sampling positions then serves them all. K-means (`denoise`) looks at each position by itself, so that
+padding changes nothing. The mask moves along and is read at the nearest pixel, so that a mask of 0 and 1 stays one; and
+so do boxes, as the pixels inside.
 """
 
 import jax
@@ -48,7 +49,7 @@ def prepare_sequence(
     if box is not None:
         assert mask is not None
         mask = mask | (inside_boxes(box, height, width).astype(mask.dtype) << _BOX_BIT)
-    x, labels = prepare_pair(stack, mask, key, config, train)
+    x, labels = prepare_pair(stack, mask, key, config, train, stacks=T)
     x = x.reshape(*x.shape[:3], T, K)
     if labels is not None:
         moved = jnp.transpose(labels, (0, 2, 3, 1))[..., None]

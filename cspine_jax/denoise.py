@@ -17,12 +17,13 @@ THINNING = 2
 """K-means looks at every second pixel of every second row."""
 
 
-def denoise(x: jax.Array, config: AugmentConfig) -> jax.Array:
+def denoise(x: jax.Array, config: AugmentConfig, stacks: int = 1) -> jax.Array:
     """Background to 0, as `config.denoise` finds it.
 
     Args:
         x: [B, H, W, C] windowed to 0..1.
         config: `denoise`, `background_hu`, `denoise_clusters` and the window.
+        stacks: the channels are so many stacks one after the other, each an image by itself.
 
     Returns:
         Same shape.
@@ -32,9 +33,11 @@ def denoise(x: jax.Array, config: AugmentConfig) -> jax.Array:
     if config.denoise == "threshold":
         low = config.window_level - config.window_width / 2
         return jnp.where(x < (config.background_hu - low) / config.window_width, 0.0, x)
-    means = cluster_means(x[:, ::THINNING, ::THINNING], config.denoise_clusters)
-    cut = (means[:, 0] + means[:, 1]) / 2
-    return jnp.where(x < cut[:, None, None, None], 0.0, x)
+    each = x.reshape(*x.shape[:3], stacks, -1)
+    thin = jnp.moveaxis(each[:, ::THINNING, ::THINNING], 3, 1)
+    means = cluster_means(thin.reshape(-1, *thin.shape[2:]), config.denoise_clusters)
+    cut = ((means[:, 0] + means[:, 1]) / 2).reshape(-1, 1, 1, stacks, 1)
+    return jnp.where(each < cut, 0.0, each).reshape(x.shape)
 
 
 def cluster_means(x: jax.Array, clusters: int) -> jax.Array:

@@ -202,3 +202,17 @@ def test_noise_reduction_reaches_slice_models_too():
     plain, clean = (np.asarray(augment.prepare(jnp.asarray(image), None, c, False)) for c in (OFF, config))
     assert plain.min() > 0 and clean.min() == 0
     np.testing.assert_array_equal(plain[:, 4:12, 4:12], clean[:, 4:12, 4:12])
+
+
+@pytest.mark.parametrize("kind", ["threshold", "kmeans"])
+def test_a_padded_sequence_is_denoised_like_a_short_one(kind):
+    """A sequence whose slices differ in brightness, alone and followed by repeats of its last slice."""
+    config = dataclasses.replace(OFF, denoise=kind, background_hu=-300)
+    image = np.random.default_rng(0).integers(-1000, 1500, (2, 3, 12, 12, 2)).astype(np.int16)
+    image[:, 2] //= 8
+    padded = np.concatenate([image, *[image[:, 2:]] * 4], axis=1)
+    there = np.broadcast_to(np.arange(7) < 3, (2, 7))
+    short = np.asarray(prepare_sequence(jnp.asarray(image), None, jnp.asarray(there[:, :3]), None, config, False))
+    long = np.asarray(prepare_sequence(jnp.asarray(padded), None, jnp.asarray(there), None, config, False))
+    np.testing.assert_array_equal(long[:, :3], short)
+    assert not long[:, 3:].any() and (short == 0).any() and short.any()

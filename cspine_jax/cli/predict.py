@@ -16,11 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="W",
-        help="workdir of a trained run of a slice model or of vertebra crops (gold, silver, bronze, levels), or a file "
-        "of `cspine weights export --fracture` (default: the package's own, which has seen synthetic studies only)",
+        help="workdir of a trained run: of a slice model, of vertebra crops (gold, silver, bronze, levels) or of whole "
+        "studies (classifier, vit3d, cnn3d); or a file of `cspine weights export --fracture` (default: the package's "
+        "own, which has seen synthetic studies only)",
     )
     parser.add_argument("--weights", metavar="FILE", help="of the vertebra networks (default: the package's own)")
-    parser.add_argument("--no_segment", action="store_true", help="leave the vertebrae to the slice model (Type 3)")
+    parser.add_argument(
+        "--no_segment", action="store_true", help="leave the vertebrae to the model, if it can do without"
+    )
     parser.add_argument("--masks", action="store_true", help="also write vertebrae.nii.gz, vertebrae.json, preview.png")
     parser.add_argument(
         "--out",
@@ -32,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=int,
         default=0,
-        help="slices at once (default: data.eval_batch_size of the run), or vertebrae (7)",
+        help="slices at once (default: data.eval_batch_size of the run), or vertebrae or clips (7)",
     )
 
 
@@ -47,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     model, out = load_run(args.checkpoint, args.batch), Path(args.out)
     if args.no_segment and model.needs_vertebrae:
         raise ConfigError(
-            f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a Type 3 run"
+            f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a run that does without "
+            "(Type 3; whole studies without a mask)"
         )
     segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)

@@ -1,6 +1,7 @@
 """Random access to the pixels of records."""
 
 import collections
+import dataclasses
 import functools
 import os
 import threading
@@ -12,6 +13,33 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # random access, in the calling thread
 _OPEN_SHARDS = 256  # of perhaps thousands: well below the usual limit of 1,024 open files
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelsInMemory:
+    """The pixels of a few new records, as a `PixelReader` gives those of a data set.
+
+    Attributes:
+        image: int16, of each record.
+        mask: uint8, of each record.
+        channels: of an image, 0 for plain slices.
+    """
+
+    image: Sequence[np.ndarray]
+    mask: Sequence[np.ndarray]
+    channels: int = 0
+
+    def images(self, records: np.ndarray) -> list[np.ndarray]:
+        """Those of `records` (int [n])."""
+        return [self.image[record] for record in records]
+
+    def masks(self, records: np.ndarray) -> list[np.ndarray]:
+        """Those of `records` (int [n])."""
+        return [self.mask[record] for record in records]
+
+    def pairs(self, records: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`images` and `masks` of `records` (int [n])."""
+        return list(zip(self.images(records), self.masks(records), strict=True))
 
 
 class PixelReader:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from cspine_jax import progress
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.data import index
-from cspine_jax.data.pixels import PixelReader
+from cspine_jax.data.pixels import PixelReader, PixelsInMemory
+from cspine_jax.data.resize import resize_hu, resize_mask
 from cspine_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # TensorFlow Datasets takes a second to import: only to open records
@@ -70,7 +72,7 @@ class SliceTable:
     position_mm: np.ndarray
     num_boxes: np.ndarray
     boxes: np.ndarray
-    pixels: PixelReader
+    pixels: PixelReader | PixelsInMemory
 
     @classmethod
     def open(cls, path: str | Path, cache_mb: int = 0) -> "SliceTable":
@@ -107,6 +109,53 @@ class SliceTable:
                     *("index", "slice_number", "presence", "area_fraction", "position_mm", "num_boxes", "boxes"),
                 )
             },
+        )
+
+    @classmethod
+    def of_study(
+        cls,
+        uid: str,
+        hu: np.ndarray,
+        mask: np.ndarray | None,
+        spacing_mm: Sequence[float] | np.ndarray,
+        size: int = 0,
+    ) -> "SliceTable":
+        """The records of one new study, in memory; without labels, boxes or a fold, its first slice at 0, 0, 0.
+
+        Args:
+            uid: its StudyInstanceUID.
+            hu: int16 [D, H, W], superior slice first.
+            mask: uint8 [D, H, W] labels; None without.
+            spacing_mm: [3] (z, y, x).
+            size: in-plane matrix of the records; 0 keeps the native one.
+        """
+        (depth, height, width), (z, y, x) = hu.shape, spacing_mm
+        area = np.zeros((depth, NUM_VERTEBRAE), np.int64) if mask is None else level_areas(mask)
+        labels = np.zeros(hu.shape, np.uint8) if mask is None else mask
+        image = resize_hu(hu, size) if size else hu
+        along = np.arange(depth)
+        return cls(
+            path=Path(),
+            uids=np.array([uid]),
+            labels=np.zeros((1, len(TARGETS)), np.uint8),
+            has_labels=np.zeros(1, bool),
+            has_mask=np.full(1, mask is not None),
+            has_boxes=np.zeros(1, bool),
+            folds=np.full(1, -1, np.int32),
+            first=np.zeros(1, np.int64),
+            count=np.full(1, depth, np.int32),
+            num_slices=np.full(1, depth, np.int32),
+            spacing_mm=np.array([[z, y * height / (size or height), x * width / (size or width)]], np.float32),
+            shapes=np.array([image.shape[1:]], np.int32),
+            study=np.zeros(depth, np.int32),
+            index=along.astype(np.int32),
+            slice_number=np.full(depth, -1, np.int32),
+            presence=(area > 0).astype(np.uint8),
+            area_fraction=(area / (height * width)).astype(np.float32),
+            position_mm=np.stack([0.0 * along, 0.0 * along, -z * along], axis=1).astype(np.float32),
+            num_boxes=np.zeros(depth, np.int32),
+            boxes=np.zeros((0, 4), np.float32),
+            pixels=PixelsInMemory(list(image), list(resize_mask(labels, size) if size else labels)),
         )
 
     def __len__(self) -> int:
@@ -184,6 +233,13 @@ class SliceTable:
             )
         height, width = self.shapes[studies[0]]
         return int(height), int(width)
+
+
+def level_areas(mask: np.ndarray) -> np.ndarray:
+    """int64 [D, 7]: pixels of C1..C7 on each slice of labels uint8 [D, H, W]."""
+    return np.array(
+        [np.bincount(labels.ravel(), minlength=NUM_VERTEBRAE + 1)[1 : NUM_VERTEBRAE + 1] for labels in mask]
+    )
 
 
 def open_records(

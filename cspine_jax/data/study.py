@@ -12,6 +12,7 @@ from cspine_jax.ct import read_mask, read_study
 from cspine_jax.data.boxes import place_boxes
 from cspine_jax.data.features import RecordConfig
 from cspine_jax.data.resize import resize_hu, resize_mask
+from cspine_jax.data.source import level_areas
 from cspine_jax.data.tables import Note, StudyEntry
 from cspine_jax.errors import StudyError
 
@@ -72,10 +73,7 @@ def load_study(entry: StudyEntry, size: int = 0, workers: int | None = None) -> 
             mask = read_mask(entry.mask, volume)
         except StudyError as error:
             notes.append(Note(entry.uid, "mask", entry.said(str(error))))
-    counts = np.zeros((depth, NUM_VERTEBRAE), np.int64)
-    if mask is not None:
-        for row, labels in zip(counts, mask, strict=True):
-            row[:] = np.bincount(labels.ravel(), minlength=NUM_VERTEBRAE + 1)[1 : NUM_VERTEBRAE + 1]
+    counts = np.zeros((depth, NUM_VERTEBRAE), np.int64) if mask is None else level_areas(mask)
 
     boxes, lost = place_boxes(entry.boxes, volume)
     notes += [Note(entry.uid, "boxes", f"the study has no slice of slice_number {number}") for number in lost]

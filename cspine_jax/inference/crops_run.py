@@ -3,23 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from cspine_jax import xla
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.config.study import ON_LABELLED_SLICES, ON_VERTEBRAE
-from cspine_jax.data.batches import Batch
 from cspine_jax.data.crops import CropLayout, CropTable
 from cspine_jax.data.crops.layout import TRUE_MASKS
 from cspine_jax.data.views import crop_view
-from cspine_jax.inference.calibration import clinical_outputs
-from cspine_jax.inference.run import read_card, read_config
-from cspine_jax.training.checkpoint import load_best
-from cspine_jax.training.crops_task import study_level_task
-from cspine_jax.training.evaluate import run_pass
-from cspine_jax.training.sharding import place
-from cspine_jax.training.step import Once, evaluator
+from cspine_jax.inference.study_level import StudyLevelRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +42,8 @@ class CropsAnswer:
         return self.table.layout.positions // 2
 
 
-class CropsRun:
-    """Gold (Types 1 and 2), silver, bronze, or the level transformer; evaluated as its run was, with `eval.tta`.
+class CropsRun(StudyLevelRun):
+    """Gold (Types 1 and 2), silver, bronze, or the level transformer; evaluated as its run was.
 
     Args:
         source: what `launch.py --workdir` was given.
@@ -65,16 +56,9 @@ class CropsRun:
     needs_vertebrae = "reads crops of vertebrae that have to be found first"
 
     def __init__(self, source: str | Path, batch: int = 0):
-        workdir = Path(source)
-        self.name, self.config = str(source), read_config(workdir)
-        self.card = read_card(workdir, self.config)
+        super().__init__(source)
         self.layout = CropLayout.of(dataclasses.replace(self.config.crops, masks="segmented"))
-        self._task = study_level_task(self.config)
-        self._placement = place(jax.devices()[:1])  # a study is too small to be divided
         self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
-        self._params, self._stats, self.step = load_best(self._task, workdir, self._placement)
-        self._plain, self._varied = (evaluator(self._task, self._placement) for _ in range(2))
-        self._where = xla.jit(self._task.breaks, out_shardings=self._placement.replicated)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -99,45 +83,24 @@ class CropsRun:
         if not len(table):
             shape = (NUM_VERTEBRAE, self.layout.positions)
             return CropsAnswer(table, np.full(len(TARGETS), np.nan), None, np.full(shape, np.nan), None)
-        batches, views = self._batches(table), self.config.eval.tta
-        found = [self._ask(self._plain, batches)]
-        for view in range(views):
-            column = np.full(self._batch, view, np.int32)
-            found.append(self._ask(self._varied, [{**batch, "view": column} for batch in batches]))
-        targets = np.stack([self._task.study_targets(each)[1][0] for each in found])
+        targets, spread, found = self.ask(crop_view(table, self.config.study), self._batch)
         positions = [_positions(each) for each in found if "slice_prob" in each]
         return CropsAnswer(
             table,
-            targets.mean(0),
-            targets.std(0)[1:] if views else None,
+            targets,
+            spread,
             np.mean(positions, axis=0) if positions else None,
-            self._breaks(table, batches) if self.config.study.where_weight else None,
+            self._breaks(table, found[0]["breaks"]) if "breaks" in found[0] else None,
         )
 
-    def _breaks(self, table: CropTable, batches: list[Batch]) -> np.ndarray:
-        found = [
-            np.asarray(self._where(self._params, self._stats, self._placement.put(batch)))[batch["valid"]]
-            for batch in batches
-        ]
-        each = np.concatenate(found)
-        each = each.reshape(-1, self.layout.positions, *each.shape[2:])  # of seven vertebrae, or of those there are
+    def _breaks(self, table: CropTable, each: np.ndarray) -> np.ndarray:
+        """Maps of seven vertebrae, or of those there are, as [7, P, h, w]."""
+        each = each.reshape(-1, self.layout.positions, *each.shape[2:])
         if self.config.study.model in ON_VERTEBRAE:
             there = each
             each = np.full((NUM_VERTEBRAE, *there.shape[1:]), np.nan, np.float32)
             each[table.level - 1] = there
         return np.where(table.record[0, :, None, None, None] >= 0, each, np.nan)
-
-    def _batches(self, table: CropTable) -> list[Batch]:
-        view = crop_view(table, self.config.study)
-        items = view.items(np.arange(1), False)
-        starts = range(0, len(items), self._batch)
-        rows = [np.arange(start, start + self._batch) for start in starts]  # the last batch is padded
-        return [view.read(items[np.minimum(at, len(items) - 1)], at < len(items)) for at in rows]
-
-    def _ask(self, step: Once, batches: list[Batch]) -> dict[str, np.ndarray]:
-        done = run_pass(step, self._params, self._stats, batches, self._placement)
-        assert done is not None  # only a stop gives a pass up
-        return clinical_outputs(done[1], self._task.positive_weight)
 
 
 def _positions(found: dict[str, np.ndarray]) -> np.ndarray:

@@ -23,11 +23,12 @@ class VertebraFinding:
 
     Attributes:
         name: "C1".."C7".
-        visible: the model found it on at least one slice.
+        visible: it was found on at least one slice; True where nobody looked (a model of whole studies, alone).
         probability: clinical probability of a fracture; None where not visible.
         fractured: `probability` is at or above the run's threshold; None where not visible.
-        slices: first and last index of the run of slices that show it, superior first; None where not visible.
-        slice_numbers: k of `k.dcm` of those two (-1 where no single file holds the slice); None where not visible.
+        slices: first and last index of the run of slices that show it, superior first; None where not visible
+            or nobody looked.
+        slice_numbers: k of `k.dcm` of those two (-1 where no single file holds the slice); None likewise.
         surest_slice: index of the visible slice where f_ij is highest; None where not visible, or the model says
             nothing of slices.
         spread: standard deviation of the probability over test-time augmentations; None without.

@@ -21,6 +21,7 @@ from cspine_jax.metrics import score_optimal
 
 if TYPE_CHECKING:
     from cspine_jax.inference.crops_run import CropsAnswer, CropsRun
+    from cspine_jax.inference.study_run import StudyRun
 
 AIR_HU = -1000
 
@@ -29,15 +30,22 @@ FIELD_TOLERANCE = 1.15
 """A field of view up to this much larger than in training is left as it is."""
 
 
-Run: TypeAlias = "SliceRun | CropsRun"
+Run: TypeAlias = "SliceRun | CropsRun | StudyRun"
 
 
 def load_run(source: str | Path | None = None, batch: int = 0) -> Run:
     """The model of a run or of a weights file, whatever it sees of a study; arguments and errors as `SliceRun`."""
-    if source is not None and not str(source).endswith(".npz") and read_config(Path(source)).task == "crops":
-        from cspine_jax.inference.crops_run import CropsRun  # loads what reads records, which slice models do without
+    if source is None or str(source).endswith(".npz"):
+        return SliceRun(source, batch)
+    task = read_config(Path(source)).task  # the others load what reads records, which slice models do without
+    if task == "crops":
+        from cspine_jax.inference.crops_run import CropsRun
 
         return CropsRun(source, batch)
+    if task == "study":
+        from cspine_jax.inference.study_run import StudyRun
+
+        return StudyRun(source, batch)
     return SliceRun(source, batch)
 
 
@@ -68,7 +76,7 @@ def predict_study(
         path: as `cspine_jax.ct.read_study` takes it.
         identity: hashes the UIDs; None keeps them.
         segmenter: finds the vertebrae first (both stages, a `vertebrae.segment.Segmenter`); None leaves them to the
-            slice model, which must be of Type 3.
+            slice model, which must be of Type 3, or does without them (models of whole studies without a mask).
         keep: called with the study and its vertebrae, e.g. to write masks.
         show: called with what a model of crops found, e.g. to draw it; not with a slice model.
 
@@ -106,11 +114,7 @@ def _asked(
     run: Run, volume: Volume, seconds_to_read: float, vertebrae: Vertebrae | None
 ) -> "tuple[Findings, CropsAnswer | None]":
     started = time.perf_counter()
-    if isinstance(run, SliceRun):
-        found = _of_slices(run, volume, vertebrae)
-    else:
-        assert vertebrae is not None  # see `CropsRun.needs_vertebrae`
-        found = _of_crops(run, volume, vertebrae)
+    found = _of_slices(run, volume, vertebrae) if isinstance(run, SliceRun) else _of_whole(run, volume, vertebrae)
     patient = _known(found.targets[0])
     findings = Findings(
         study_uid=volume.study_uid,
@@ -163,18 +167,28 @@ def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _A
     return _Answer(p, levels, _slices(numbers, on_slice, vertebra >= cut["presence"]), cut, notes)
 
 
+def _of_whole(run: "CropsRun | StudyRun", volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
+    """By a study-level model."""
+    from cspine_jax.inference.crops_run import CropsRun  # as in `load_run`
+
+    if not isinstance(run, CropsRun):
+        return _of_study(run, volume, vertebrae)
+    assert vertebrae is not None  # see `CropsRun.needs_vertebrae`
+    return _of_crops(run, volume, vertebrae)
+
+
 def _of_crops(run: "CropsRun", volume: Volume, vertebrae: Vertebrae) -> _Answer:
     """The vertebrae that were found. A slice has the probability of the nearest position that shows it."""
     found = run.answer(volume.study_uid, volume.hu, vertebrae.labels, volume.spacing_mm)
     table, depth = found.table, len(volume.hu)
-    cut = {name: run.card.thresholds[name] for name in ("vertebra", "patient")}
+    cut = _of_targets(run.card)
     numbers = [int(number) for number in volume.slice_numbers]
     shown, of_level = np.zeros((depth, len(VERTEBRAE)), bool), np.full((depth, len(VERTEBRAE)), np.nan)
     levels = []
     for j, name in enumerate(VERTEBRAE):
         record = table.record[0, j]
         if record < 0:
-            levels.append(VertebraFinding(name, False, None, None, None, None, None))
+            levels.append(_hidden(name))
             continue
         shown[:, j] = (vertebrae.labels == j + 1).any((1, 2))
         first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
@@ -192,6 +206,39 @@ def _of_crops(run: "CropsRun", volume: Volume, vertebrae: Vertebrae) -> _Answer:
     on_slice = np.where(shown, np.nan_to_num(of_level, nan=-1.0), -1.0).max(1)
     slices = _slices(numbers, np.where(on_slice < 0, np.nan, on_slice), shown)
     return _Answer(found.targets, tuple(levels), slices, cut, run.reservations, found)
+
+
+def _of_study(run: "StudyRun", volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
+    """Eight answers on the whole of it; slices have none, and show the vertebrae that were found on them."""
+    labels = None if vertebrae is None else vertebrae.labels
+    found = run.answer(volume.study_uid, volume.hu, labels, volume.spacing_mm)
+    cut, depth = _of_targets(run.card), len(volume.hu)
+    numbers = [int(number) for number in volume.slice_numbers]
+    shown = np.zeros((depth, len(VERTEBRAE)), bool)
+    targets, notes, levels = found.targets.copy(), [], []
+    if labels is None:
+        notes.append("no vertebrae were looked for: a level outside of the picture has a probability too")
+    for j, name in enumerate(VERTEBRAE):
+        first_last = number_of = None
+        if labels is not None:
+            shown[:, j] = (labels == j + 1).any((1, 2))
+            if not shown[:, j].any():
+                targets[1 + j] = np.nan
+                levels.append(_hidden(name))
+                continue
+            first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
+            first_last, number_of = (first, last), (numbers[first], numbers[last])
+        p = float(targets[1 + j])
+        spread = None if found.spread is None else float(found.spread[j])
+        levels.append(VertebraFinding(name, True, p, bool(p >= cut["vertebra"]), first_last, number_of, None, spread))
+    if labels is not None and not shown.any():
+        targets[0] = np.nan
+    return _Answer(targets, tuple(levels), _slices(numbers, np.full(depth, np.nan), shown), cut, notes)
+
+
+def _of_targets(card: Card) -> dict[str, float]:
+    """The thresholds of study-level models."""
+    return {name: card.thresholds[name] for name in ("vertebra", "patient")}
 
 
 def _slices(numbers: list[int], probability: np.ndarray, shown: np.ndarray) -> tuple[SliceFinding, ...]:
@@ -235,11 +282,15 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _hidden(name: str) -> VertebraFinding:
+    return VertebraFinding(name, False, None, None, None, None, None)
+
+
 def _vertebra(
     j: int, p: float, fracture: np.ndarray, vertebra: np.ndarray, numbers: list[int], cut: dict[str, float]
 ) -> VertebraFinding:
     if np.isnan(p):
-        return VertebraFinding(VERTEBRAE[j], False, None, None, None, None, None)
+        return _hidden(VERTEBRAE[j])
     shown = vertebra >= cut["presence"]
     peak = int(vertebra.argmax())
     first = peak - int(np.argmin(np.append(shown[: peak + 1][::-1], False))) + 1

@@ -157,7 +157,7 @@ def from_folder(workdir: Path) -> Loaded:
     """The best checkpoint of a run; see `SliceRun`."""
     config = read_config(workdir)
     if config.task != "fracture":
-        reasons = {"study": "is asked about records only", "crops": "reads vertebrae, not slices"}
+        reasons = {"study": "reads whole studies, not slices", "crops": "reads vertebrae, not slices"}
         reason = reasons.get(config.task, "finds no fractures")
         raise DataError(f"{workdir}: task={config.task!r} {reason}; give the --workdir of a fracture run")
     card = read_card(workdir, config)

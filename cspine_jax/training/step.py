@@ -16,6 +16,10 @@ TRAIN_STREAM = 1
 """Separates the keys of training steps from the key of initialisation, which is the bare seed."""
 
 
+Predict = Callable[[Any, Any, Batch], tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]]
+"""`Task.predict`, or another of a task's functions that answer as it does."""
+
+
 def train_step(
     task: Task, optimizer: optax.GradientTransformation, seed: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, Parts]:
@@ -40,12 +44,12 @@ def train_step(
     return TrainState(state.step + 1, params, stats, opt_state), parts
 
 
-def eval_step(task: Task, params: Any, stats: Any, batch: Batch) -> tuple[Parts, dict[str, jax.Array]]:
+def eval_step(predict: Predict, params: Any, stats: Any, batch: Batch) -> tuple[Parts, dict[str, jax.Array]]:
     """Loss parts of one batch in evaluation mode, and its table: outputs, and batch columns [B] and [B, n].
 
     The columns go through so that every host gets those of all hosts; pictures and masks stay where they are.
     """
-    total, weight, parts, outputs = task.predict(params, stats, batch)
+    total, weight, parts, outputs = predict(params, stats, batch)
     columns = {name: x for name, x in batch.items() if name != "image" and x.ndim <= 2}
     return {**parts, "loss": (total, weight)}, {**columns, **outputs}
 
@@ -81,6 +85,13 @@ def trainer(task: Task, optimizer: optax.GradientTransformation, seed: int, plac
     )
 
 
-def evaluator(task: Task, placement: Placement) -> Once:
-    """The evaluation step `(params, stats, batch) -> (parts, outputs)`, outputs whole on every host."""
-    return Once(lambda params, stats, batch: eval_step(task, params, stats, batch), out_shardings=placement.replicated)
+def evaluator(task: Task, placement: Placement, predict: Predict | None = None) -> Once:
+    """The evaluation step `(params, stats, batch) -> (parts, outputs)`, outputs whole on every host.
+
+    Args:
+        task: whose `predict` it runs.
+        placement: the devices.
+        predict: runs instead.
+    """
+    run = task.predict if predict is None else predict
+    return Once(lambda params, stats, batch: eval_step(run, params, stats, batch), out_shardings=placement.replicated)

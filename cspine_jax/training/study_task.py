@@ -70,12 +70,13 @@ class StudyLevelTask:
         return batch["box"].reshape(-1, count, 4)
 
     def _see_view(self, batch: Batch) -> jax.Array:
-        """Another view of each example: varied as in training, short of what hides or reorders something.
+        """Another view of each example: varied as in training, short of noise and of what hides or reorders something.
 
-        The variation is drawn from `seed` and the view's number alone: the same for every example, however batched.
+        The variation is drawn from `seed` and the view's number alone: the same for every example, however batched and
+        padded (noise would be other noise for another length).
         """
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._config.seed), VIEW_STREAM), batch["view"][0])
-        augment = dataclasses.replace(self._config.augment, cutout=0.0, slice_shuffle=0.0)
+        augment = dataclasses.replace(self._config.augment, noise=0.0, cutout=0.0, slice_shuffle=0.0)
 
         def see(example: Batch) -> jax.Array:
             return self._see(jax.tree.map(lambda x: x[None], example), key, augment)[0]
@@ -154,10 +155,15 @@ class StudyLevelTask:
         outputs = model(seen, self._there(batch))
         return self._judge(outputs, batch)
 
-    def breaks(self, params: Any, stats: Any, batch: Batch) -> jax.Array:
-        """The map of breaks as probabilities, `[B, T, h, w]`; of a model that has one (`study.where_weight`)."""
+    def look(self, params: Any, stats: Any, batch: Batch) -> tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]:
+        """As `predict` without a view; `breaks` besides: the map of breaks as probabilities, `[B, T, h, w]`.
+
+        Of a model that has one (`study.where_weight`).
+        """
         model: Any = nnx.merge(self._graph, params, stats)
-        return jax.nn.sigmoid(model.look(self._see(batch, None, self._config.augment), self._there(batch))[1])
+        outputs, found = model.look(self._see(batch, None, self._config.augment), self._there(batch))
+        total, weight, parts, table = self._judge(outputs, batch)
+        return total, weight, parts, {**table, "breaks": jax.nn.sigmoid(found)}
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
         """AUC over all vertebrae and over the patients; NaN where there is one class."""

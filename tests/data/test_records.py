@@ -172,3 +172,30 @@ def test_a_batch_of_two_sizes_is_refused(tmp_path):
     assert table.folds[2] == -1
     with pytest.raises(Exception, match=r"1\.2\.100 is 24x20 and 1\.2\.9 is 24x22.*--size"):
         table.read_stacks(np.array([0, len(table) - 1]), depth=3)
+
+
+@pytest.mark.parametrize("size", [0, 20])
+def test_a_new_study_has_the_records_that_a_build_makes_of_it(folder, tmp_path, size):
+    """But what only the tables say: labels, boxes, the fold, numbers and places."""
+    root, made = folder
+    table = SliceTable.open(build(root, tmp_path, size=size, workers=1).path)
+    for study in (0, int(np.flatnonzero(~table.has_mask)[0])):
+        uid = str(table.uids[study])
+        mask = made[uid].mask if table.has_mask[study] else None
+        new = SliceTable.of_study(uid, made[uid].hu, mask, SPACING, size)
+        np.testing.assert_array_equal(new.read_study(0), table.read_study(study))
+        np.testing.assert_array_equal(new.read_study_masks(0), table.read_study_masks(study))
+        records = table.records_of([study])
+        for name in ("index", "presence", "area_fraction"):
+            column, built = getattr(new, name), getattr(table, name)[records]
+            assert column.dtype == built.dtype
+            np.testing.assert_array_equal(column, built)
+        for name in ("uids", "has_mask", "count", "num_slices", "spacing_mm", "shapes"):
+            column, built = getattr(new, name), getattr(table, name)[[study]]
+            assert column.dtype == built.dtype or name == "uids"
+            np.testing.assert_allclose(column, built) if name == "spacing_mm" else np.testing.assert_array_equal(
+                column, built
+            )
+        apart = np.diff(new.position_mm, axis=0) - np.diff(table.position_mm[records], axis=0)
+        np.testing.assert_allclose(apart, 0.0, atol=1e-4)
+        assert not new.has_labels.any() and new.first_box[-1] == 0 and len(new) == len(records)

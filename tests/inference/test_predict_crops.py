@@ -13,17 +13,13 @@ from cspine_jax.anatomy import TARGETS
 from cspine_jax.cli import main
 from cspine_jax.config import from_dict
 from cspine_jax.ct import read_study
-from cspine_jax.data.study import load_study
-from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.inference.breaks import draw_breaks
 from cspine_jax.inference.crops_run import CropsRun
 from cspine_jax.inference.predict import load_run, predict_study
-from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.models.backbones import basic_cnn
-from cspine_jax.phantom.dataset import write_dataset
 
 MODELS = ("gold", "bronze", "gold_patient", "levels")
 
@@ -35,35 +31,13 @@ def tiny():
         yield
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Three studies: one for each part of a run."""
-    return write_dataset(tmp_path_factory.mktemp("phantom"), 3, seed=3, size=48, scale=0.1, workers=1)
-
-
-@pytest.fixture(scope="module")
-def truth(folder):
-    """The true mask in the place of the segmentation; a level less in the study that it is told to."""
-    masks = {}
-    for entry in read_tables(folder, 3).studies:
-        study = load_study(entry)
-        masks[entry.uid] = study.mask
-
-    def segment(volume, without=()):
-        labels = np.where(np.isin(masks[volume.study_uid], without), 0, masks[volume.study_uid]).astype(np.uint8)
-        visibility = np.stack([(labels == j).any((1, 2)) for j in range(1, 8)], axis=1).astype(np.float32)
-        return Vertebrae(labels, visibility, (), 1.0, 0.0, (0.0, 0.0), (), {"spine": 0.5})
-
-    return segment
-
-
 @pytest.fixture(scope="module", params=MODELS)
-def made(request, folder, tmp_path_factory):
-    """(workdir of an untrained run, its experiment, predictions of the folder's records)."""
+def made(request, three, tmp_path_factory):
+    """(workdir of an untrained run, its experiment, predictions of the three's records)."""
     config = from_dict(
         {
             "task": "crops",
-            "data": {"manual_dir": str(folder), "data_dir": str(tmp_path_factory.getbasetemp() / "crops"),
+            "data": {"manual_dir": str(three), "data_dir": str(tmp_path_factory.getbasetemp() / "crops"),
                      "num_folds": 3, "eval_batch_size": 8, "workers": 1},
             "crops": {"positions": 2, "radius": 1, "size": 24},
             "model": {"backbone": "tiny_crops"},
@@ -77,7 +51,7 @@ def made(request, folder, tmp_path_factory):
     return workdir, Experiment(config, workdir).predict()
 
 
-def test_a_new_study_gets_what_evaluating_its_records_gives(made, folder, truth):
+def test_a_new_study_gets_what_evaluating_its_records_gives(made, three, truth):
     workdir, predictions = made
     run = load_run(workdir)
     assert isinstance(run, CropsRun)
@@ -85,7 +59,7 @@ def test_a_new_study_gets_what_evaluating_its_records_gives(made, folder, truth)
     with open(predictions.with_name("tta.csv")) as file:
         spread = {row["StudyInstanceUID"]: row for row in csv.DictReader(file)}
     for uid, p in zip(uids, expected, strict=True):
-        found = predict_study(run, folder / "train_images" / uid, segmenter=truth)
+        found = predict_study(run, three / "train_images" / uid, segmenter=truth)
         np.testing.assert_allclose(found.probabilities(), p, rtol=1e-3, atol=1e-6)
         for vertebra in found.vertebrae:
             np.testing.assert_allclose(vertebra.spread, float(spread[uid][vertebra.name]), rtol=2e-2, atol=1e-6)
@@ -93,10 +67,10 @@ def test_a_new_study_gets_what_evaluating_its_records_gives(made, folder, truth)
         assert found.model["model"] == run.config.study.model and found.model["crops"].endswith("_segmented")
 
 
-def test_slices_and_levels_are_where_the_vertebrae_are(made, folder, truth):
+def test_slices_and_levels_are_where_the_vertebrae_are(made, three, truth):
     workdir, _ = made
     run = load_run(workdir)
-    path = next((folder / "train_images").iterdir())
+    path = next((three / "train_images").iterdir())
     volume = read_study(path)
     labels = truth(volume).labels
     found = predict_study(run, path, segmenter=lambda volume: truth(volume, without=(3,)))
@@ -141,11 +115,11 @@ def test_slices_and_levels_are_where_the_vertebrae_are(made, folder, truth):
 
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("made", ["gold"], indirect=True)
-def test_the_picture_has_a_place_for_every_level(made, folder, truth, tmp_path, mapped):
+def test_the_picture_has_a_place_for_every_level(made, three, truth, tmp_path, mapped):
     def draw(found, answer):
         draw_breaks(tmp_path / "breaks.png", found, answer if mapped else dataclasses.replace(answer, breaks=None))
 
-    run, path = load_run(made[0]), next((folder / "train_images").iterdir())
+    run, path = load_run(made[0]), next((three / "train_images").iterdir())
     predict_study(run, path, segmenter=lambda volume: truth(volume, without=(3,)), show=draw)
     picture = imread(tmp_path / "breaks.png")
     assert picture.shape[:2] == ((457, 1470) if mapped else (255, 1470))
@@ -153,30 +127,30 @@ def test_the_picture_has_a_place_for_every_level(made, folder, truth, tmp_path, 
     assert columns[2] < 0.5 * np.delete(columns, 2).min()  # C3's has only words
 
 
-def test_without_a_segmenter_it_says_so(made, folder):
+def test_without_a_segmenter_it_says_so(made, three):
     with pytest.raises(ConfigError, match="reads crops of vertebrae that have to be found first; give a segmenter"):
-        predict_study(load_run(made[0]), next((folder / "train_images").iterdir()))
+        predict_study(load_run(made[0]), next((three / "train_images").iterdir()))
 
 
-def test_nothing_found_is_no_answer(made, folder, truth):
+def test_nothing_found_is_no_answer(made, three, truth):
     run = load_run(made[0])
-    path = next((folder / "train_images").iterdir())
+    path = next((three / "train_images").iterdir())
     found = predict_study(run, path, segmenter=lambda volume: truth(volume, without=range(1, 20)))
     assert found.patient_probability is None and np.isnan(found.probabilities()).all()
     assert not any(vertebra.visible for vertebra in found.vertebrae)
 
 
 @pytest.mark.parametrize("made", ["gold"], indirect=True)
-def test_how_many_vertebrae_at_once_changes_nothing(made, folder, truth):
-    path = next((folder / "train_images").iterdir())
+def test_how_many_vertebrae_at_once_changes_nothing(made, three, truth):
+    path = next((three / "train_images").iterdir())
     whole, parts = (predict_study(load_run(made[0], batch), path, segmenter=truth) for batch in (64, 3))
     np.testing.assert_allclose(parts.probabilities(), whole.probabilities(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("made", ["gold"], indirect=True)
-def test_cspine_predict_with_a_model_of_crops(made, folder, truth, tmp_path, capsys, monkeypatch):
+def test_cspine_predict_with_a_model_of_crops(made, three, truth, tmp_path, capsys, monkeypatch):
     """With the run's own thresholds; the segmentation is replaced, which other tests are about."""
-    workdir, study = made[0], str(next((folder / "train_images").iterdir()))
+    workdir, study = made[0], str(next((three / "train_images").iterdir()))
     monkeypatch.setattr("cspine_jax.cli.predict._first_stage", lambda args, out: (truth, None))
     card = {
         "phantom": True,
@@ -202,10 +176,3 @@ def test_cspine_predict_with_a_model_of_crops(made, folder, truth, tmp_path, cap
     finally:
         (workdir / "evaluation" / "metrics.json").unlink()
         (workdir / "evaluation").rmdir()
-
-
-def test_a_model_of_whole_studies_is_refused(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.json").write_text(json.dumps({"task": "study", "study": {"model": "vit3d"}}))
-    with pytest.raises(DataError, match="task='study' is asked about records only; give the --workdir of"):
-        load_run(tmp_path)

@@ -11,7 +11,7 @@ from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.data.crops import cut
 from cspine_jax.data.crops.layout import COLUMNS, CropLayout
 from cspine_jax.data.metadata import METADATA_FILE
-from cspine_jax.data.pixels import PixelReader
+from cspine_jax.data.pixels import PixelReader, PixelsInMemory
 from cspine_jax.data.source import open_records
 from cspine_jax.data.tables import PHANTOM
 
@@ -62,7 +62,7 @@ class CropTable:
     spacing_mm: np.ndarray
     origin: np.ndarray
     axes: np.ndarray
-    pixels: "PixelReader | _InMemory"
+    pixels: PixelReader | PixelsInMemory
 
     @classmethod
     def open(cls, path: str | Path, cache_mb: int = 0) -> "CropTable":
@@ -123,6 +123,7 @@ class CropTable:
         record = np.full((1, NUM_VERTEBRAE), -1, np.int64)
         record[0, [where.level - 1 for where in plans]] = np.arange(len(plans))
         n, P = len(plans), layout.positions
+        pixels = [cut.sample(hu, mask, where, layout) for where in plans]
 
         def each(name: str, *shape: int) -> np.ndarray:
             return np.array([getattr(where, name) for where in plans], np.float32).reshape(n, *shape)
@@ -146,7 +147,7 @@ class CropTable:
             spacing_mm=each("spacing_mm", 3),
             origin=each("origin", P, 3),
             axes=each("axes", 3, 3),
-            pixels=_InMemory([cut.sample(hu, mask, where, layout) for where in plans]),
+            pixels=PixelsInMemory([image for image, _ in pixels], [inside for _, inside in pixels], layout.channels),
         )
 
     def __len__(self) -> int:
@@ -165,17 +166,6 @@ class CropTable:
         for place, (hu, inside) in enumerate(self.pixels.pairs(records)):
             image[place], mask[place] = hu, inside
         return image, mask
-
-
-@dataclasses.dataclass(frozen=True)
-class _InMemory:
-    """(image, mask) of each crop, read as from a `PixelReader`."""
-
-    crops: list[tuple[np.ndarray, np.ndarray]]
-
-    def pairs(self, records: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Those of `records` (int [n])."""
-        return [self.crops[record] for record in records]
 
 
 def _phantom(path: Path) -> bool:

@@ -16,13 +16,17 @@ class SlicesView(PatientView[SliceTable]):
         table: the records.
         data: depth and stride of the stack at each position.
         study: `slices`, or `every` and `max_slices`; `with_mask`.
+        rounded: with `every`, T is a multiple of so much, but no more than `max_slices`.
     """
 
-    def __init__(self, table: SliceTable, data: DataConfig, study: StudyConfig):
+    def __init__(self, table: SliceTable, data: DataConfig, study: StudyConfig, rounded: int = 1):
         self.table, self.data, self.study = table, data, study
         self.shown = shown_levels(table)
         longest = -(-int(table.count.max()) // study.every) if study.every else study.slices
-        self.length = min(longest, study.max_slices or longest) if study.every else longest
+        if study.every:
+            longest = -(-longest // rounded) * rounded
+            longest = min(longest, study.max_slices or longest)
+        self.length = longest
 
     def positions(self, count: int) -> np.ndarray:
         """int64 [n], n <= T: which of a study's `count` slices are seen, superior first."""

@@ -1,0 +1,84 @@
+"""What all trained models share that answer on a study as a whole: loaded once, asked as their run was evaluated."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cspine_jax.data.batches import Batch
+from cspine_jax.data.views import View
+from cspine_jax.inference.calibration import clinical_outputs
+from cspine_jax.inference.run import read_card, read_config
+from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.crops_task import study_level_task
+from cspine_jax.training.evaluate import run_pass
+from cspine_jax.training.sharding import place
+from cspine_jax.training.step import Once, evaluator
+
+
+class StudyLevelRun:
+    """A model of crops or of whole studies, with the best checkpoint of its run and its `eval.tta`.
+
+    Args:
+        source: what `launch.py --workdir` was given.
+
+    Attributes:
+        name: the source.
+        config: of the run.
+        card: what its evaluation says.
+        step: of the checkpoint.
+
+    Raises:
+        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+    """
+
+    def __init__(self, source: str | Path):
+        workdir = Path(source)
+        self.name, self.config = str(source), read_config(workdir)
+        self.card = read_card(workdir, self.config)
+        self.task = study_level_task(self.config)
+        self._placement = place(jax.devices()[:1])  # a study is too small to be divided
+        self._params, self._stats, self.step = load_best(self.task, workdir, self._placement)
+        self._steps: dict[tuple[int, ...], tuple[Once, Once]] = {}
+
+    def ask(self, view: View, batch: int) -> tuple[np.ndarray, np.ndarray | None, list[dict[str, np.ndarray]]]:
+        """Asks it about the only study of a view's records.
+
+        Args:
+            view: of the records.
+            batch: examples at once.
+
+        Returns:
+            Clinical probabilities float64 [8] (NaN where a level was not in the picture), mean of all looks at it;
+            their standard deviation of the levels [7], None without `eval.tta`; tables of examples, one a look.
+        """
+        batches, looks = _batches(view, batch), self.config.eval.tta
+        plain, varied = self._steps_for(batches[0]["image"].shape)
+        found = [self._pass(plain, batches)]
+        for number in range(looks):
+            column = np.full(batch, number, np.int32)
+            found.append(self._pass(varied, [{**each, "view": column} for each in batches]))
+        targets = np.stack([self.task.study_targets(each)[1][0] for each in found])
+        return targets.mean(0), targets.std(0)[1:] if looks else None, found
+
+    def _steps_for(self, shape: tuple[int, ...]) -> tuple[Once, Once]:
+        """What answers on pictures of a shape as they are, and on other views of them; compiled at the first."""
+        if shape not in self._steps:
+            look = self.task.look if self.config.study.where_weight else None
+            self._steps[shape] = (
+                evaluator(self.task, self._placement, look),
+                evaluator(self.task, self._placement),
+            )
+        return self._steps[shape]
+
+    def _pass(self, step: Once, batches: list[Batch]) -> dict[str, np.ndarray]:
+        done = run_pass(step, self._params, self._stats, batches, self._placement)
+        assert done is not None  # only a stop gives a pass up
+        return clinical_outputs(done[1], self.task.positive_weight)
+
+
+def _batches(view: View, batch: int) -> list[Batch]:
+    """All examples, the last batch padded."""
+    items = view.items(np.arange(1), False)
+    rows = [np.arange(start, start + batch) for start in range(0, len(items), batch)]
+    return [view.read(items[np.minimum(at, len(items) - 1)], at < len(items)) for at in rows]

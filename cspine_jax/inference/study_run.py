@@ -1,0 +1,67 @@
+"""A trained model of whole studies, or of clips of them, loaded once and asked about many studies."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
+from cspine_jax.data.source import SliceTable
+from cspine_jax.data.views import ClipView, SlicesView
+from cspine_jax.inference.study_level import StudyLevelRun
+
+ROUNDED = 16
+"""Studies of any length are padded to a multiple of so many positions: a few compilations instead of one a study."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyAnswer:
+    """What a model says of one study.
+
+    Attributes:
+        targets: float64 [8], clinical probabilities; of clips NaN where there is none.
+        spread: float64 [7], standard deviation over the views of `eval.tta`; None without.
+    """
+
+    targets: np.ndarray
+    spread: np.ndarray | None
+
+
+class StudyRun(StudyLevelRun):
+    """The classifier, the 3D transformer or the 3D CNN; evaluated as its run was.
+
+    Args:
+        source: what `launch.py --workdir` was given.
+        batch: clips predicted at once; 0, or more than seven, for all. A whole study is one example.
+
+    Raises:
+        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+    """
+
+    def __init__(self, source: str | Path, batch: int = 0):
+        super().__init__(source)
+        self._clips = self.config.study.clip_depth > 0
+        self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self._clips else 1
+
+    @property
+    def needs_vertebrae(self) -> str:
+        """Why it cannot do without the vertebrae from elsewhere; empty where it can."""
+        if self._clips:
+            return "reads clips about vertebrae that have to be found first"
+        return "reads a mask of the vertebrae beside the slices" if self.config.study.with_mask else ""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What findings say of the model."""
+        study, model = self.config.study, self.config.model
+        return {"model": study.model, **({"backbone": model.backbone} if study.model == "classifier" else {})}
+
+    def answer(self, uid: str, hu: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, ...]) -> StudyAnswer:
+        """Asks it about one study; arguments as `SliceTable.of_study`, records as the run's own."""
+        data, study = self.config.data, self.config.study
+        table = SliceTable.of_study(uid, hu, mask, spacing_mm, data.size)
+        view = ClipView(table, data, study) if self._clips else SlicesView(table, data, study, ROUNDED)
+        if not len(view.items(np.arange(1), False)):
+            return StudyAnswer(np.full(len(TARGETS), np.nan), None)
+        targets, spread, _ = self.ask(view, self._batch)
+        return StudyAnswer(targets, spread)
