@@ -1,4 +1,4 @@
-"""`cspine predict`: fractures in new studies: the vertebrae first, then their slices or crops."""
+"""`cspine predict`: fractures in new studies: the vertebrae first, then what the model sees of them, or the whole."""
 
 import argparse
 import sys

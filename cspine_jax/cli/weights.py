@@ -133,13 +133,9 @@ def _export(args: argparse.Namespace) -> int:
 
 def _fracture(workdir: str, out: str, name: str, facts: dict):
     """Exports a fracture run, with the field of view and the slice distance of the records it learnt from."""
-    import numpy as np
-
     from cspine_jax.inference.export import export_fracture
     from cspine_jax.inference.run import from_folder
     from cspine_jax.kinds.records import find_records
 
     table = find_records(from_folder(Path(workdir)).config.data).table
-    spacing, shapes = np.asarray(table.spacing_mm, float), np.asarray(table.shapes, float)
-    field, apart = float(np.median(spacing[:, 2] * shapes[:, 1])), float(np.median(spacing[:, 0]))
-    return export_fracture(workdir, out, name=name, field_mm=round(field, 1), slice_mm=round(apart, 2), facts=facts)
+    return export_fracture(workdir, out, name=name, facts=facts, **table.seen)

@@ -103,7 +103,8 @@ class EvalConfig:
     """Evaluation: bootstrap resamples of studies for the 95% intervals, bins of ECE.
 
     `tta` > 0 (study-level tasks): so many views of each study beside the plain one, varied as `augment` does in
-    training but without cutout and shuffling. Answers are then the mean of all; their spread is written beside them.
+    training but without noise, cutout and shuffling. Answers are then the mean of all; their spread is written beside
+    them.
     """
 
     bootstrap: int = 500

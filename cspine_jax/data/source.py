@@ -167,6 +167,15 @@ class SliceTable:
         """int64 [N + 1]: record r has boxes `boxes[first_box[r] : first_box[r + 1]]`."""
         return np.concatenate([[0], np.cumsum(self.num_boxes)])
 
+    @functools.cached_property
+    def seen(self) -> dict[str, float]:
+        """Medians over the studies, in mm: `field_mm`, the side of a slice, and `slice_mm` between two slices."""
+        side = np.asarray(self.spacing_mm[:, 2], float) * self.shapes[:, 1]
+        return {
+            "field_mm": round(float(np.median(side)), 1),
+            "slice_mm": round(float(np.median(self.spacing_mm[:, 0])), 2),
+        }
+
     def records_of(self, studies: Sequence[int] | np.ndarray) -> np.ndarray:
         """int64 [n], the records of some studies, study after study in z order."""
         parts = [np.arange(self.first[s], self.first[s] + self.count[s]) for s in studies]

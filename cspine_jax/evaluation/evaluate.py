@@ -42,6 +42,7 @@ def evaluate(
     positive_weight: float = 1.0,
     window: tuple[float, float] = (400.0, 1800.0),
     facts: Mapping[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
     title: str = "cspine_jax",
 ) -> dict[str, Any]:
     """Evaluates a model and writes `predictions.csv`, `slices.csv`, `metrics.json` and `report.html`.
@@ -59,6 +60,7 @@ def evaluate(
             `predictions.csv` holds clinical probabilities p and not the score-optimal 2p/(1+p).
         window: bone window of the pictures, (level, width) in HU.
         facts: what to print about data and model (name -> value).
+        seen: what whoever asks the model about new studies has to know of its records, goes to `metrics.json` as it is.
         title: name of the experiment.
 
     Returns:
@@ -91,6 +93,7 @@ def evaluate(
         "positive_weight": positive_weight,
         "counts": {name: _counts(split) for name, split in predictions.items()},
         "not_visible": _not_visible(test, aggregated),
+        "seen": dict(seen or {}),
         "thresholds": chosen,
         "prevalence": dict(zip(TARGETS, prevalence.tolist(), strict=True)),
         "document_b": DOCUMENT_B,

@@ -70,6 +70,7 @@ def evaluate_targets(
     history: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, Any] | None = None,
     left_out: Mapping[str, Sequence[str]] | None = None,
+    seen: Mapping[str, Any] | None = None,
     title: str = "cspine_jax",
 ) -> dict[str, Any]:
     """Evaluates a model and writes its files.
@@ -87,6 +88,7 @@ def evaluate_targets(
         history: parsed lines of the run's `metrics.jsonl`, for the training curves.
         facts: what to print about data and model (name -> value).
         left_out: reason -> StudyInstanceUIDs of studies that the model was not asked about.
+        seen: what whoever asks the model about new studies has to know of its records, goes to `metrics.json` as it is.
         title: name of the experiment.
 
     Returns:
@@ -118,6 +120,7 @@ def evaluate_targets(
         "counts": {name: _counts(table) for name, table in tables.items()},
         "not_visible": {name: table.not_visible for name, table in tables.items()},
         "left_out": {reason: list(uids) for reason, uids in (left_out or {}).items()},
+        "seen": dict(seen or {}),
         "thresholds": thresholds,
         "prevalence": dict(zip(TARGETS, prevalence.tolist(), strict=True)),
         **plain(card),

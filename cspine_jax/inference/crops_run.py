@@ -10,7 +10,7 @@ from cspine_jax.config.study import ON_LABELLED_SLICES, ON_VERTEBRAE
 from cspine_jax.data.crops import CropLayout, CropTable
 from cspine_jax.data.crops.layout import TRUE_MASKS
 from cspine_jax.data.views import crop_view
-from cspine_jax.inference.study_level import StudyLevelRun
+from cspine_jax.inference.study_level import BY_TRUE_MASKS, StudyLevelRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CropsRun(StudyLevelRun):
         if self.config.crops.oriented:
             notes.append("slices are those at the middle of tilted planes: a break off the middle may be on one beside")
         if self.config.crops.masks == TRUE_MASKS and self.card.evaluated:
-            notes.append("thresholds were chosen on crops by true masks; this study's are by the masks that were found")
+            notes.append(BY_TRUE_MASKS)
         return notes
 
     def answer(self, uid: str, hu: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, ...]) -> CropsAnswer:

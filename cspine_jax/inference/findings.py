@@ -66,7 +66,8 @@ class Findings:
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID of the series that was read.
         note: what the reader must know first.
-        patient_probability: of any fracture among the visible vertebrae; None where none is visible.
+        patient_probability: of any fracture among the visible vertebrae (in models of whole studies: in the picture);
+            None where none is visible.
         patient_fractured: it is at or above the run's threshold.
         patient_score_optimal: p' = 2p/(1+p), for the RSNA 2022 metric only; not a probability.
         vertebrae: C1..C7.

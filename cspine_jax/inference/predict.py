@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -28,6 +28,9 @@ AIR_HU = -1000
 
 FIELD_TOLERANCE = 1.15
 """A field of view up to this much larger than in training is left as it is."""
+
+SHARE_OF_NECK = 1 / 3
+"""Of a scan's slices, below which a model of whole studies is told to see too little of the neck."""
 
 
 Run: TypeAlias = "SliceRun | CropsRun | StudyRun"
@@ -78,14 +81,13 @@ def predict_study(
         segmenter: finds the vertebrae first (both stages, a `vertebrae.segment.Segmenter`); None leaves them to the
             slice model, which must be of Type 3, or does without them (models of whole studies without a mask).
         keep: called with the study and its vertebrae, e.g. to write masks.
-        show: called with what a model of crops found, e.g. to draw it; not with a slice model.
+        show: called with what a model of crops found, e.g. to draw it; only with one of these.
 
     Raises:
         StudyError: the study cannot be read.
         ConfigError: the model needs vertebrae, and nobody finds them.
     """
-    if segmenter is None and run.needs_vertebrae:
-        raise ConfigError(f"{run.name} {run.needs_vertebrae}; give a segmenter")
+    _check_needs(run, segmenter)
     started = time.perf_counter()
     volume = read_study(path, identity=identity)
     seconds = time.perf_counter() - started
@@ -105,7 +107,10 @@ def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebra
         run: the loaded model.
         volume: the study.
         seconds_to_read: reported as it is.
-        vertebrae: of the study, from the segmentation; None takes the slice model's own.
+        vertebrae: of the study, from the segmentation; None as with no segmenter in `predict_study`.
+
+    Raises:
+        ConfigError: the model needs vertebrae, and there are none.
     """
     return _asked(run, volume, seconds_to_read, vertebrae)[0]
 
@@ -113,8 +118,10 @@ def findings_of(run: Run, volume: Volume, seconds_to_read: float = 0.0, vertebra
 def _asked(
     run: Run, volume: Volume, seconds_to_read: float, vertebrae: Vertebrae | None
 ) -> "tuple[Findings, CropsAnswer | None]":
+    _check_needs(run, vertebrae)
     started = time.perf_counter()
-    found = _of_slices(run, volume, vertebrae) if isinstance(run, SliceRun) else _of_whole(run, volume, vertebrae)
+    of_task: Any = {"crops": _of_crops, "study": _of_study}
+    found = of_task.get(run.config.task, _of_slices)(run, volume, vertebrae)
     patient = _known(found.targets[0])
     findings = Findings(
         study_uid=volume.study_uid,
@@ -149,6 +156,11 @@ def _asked(
     return findings, found.crops
 
 
+def _check_needs(run: Run, vertebrae: object) -> None:
+    if vertebrae is None and run.needs_vertebrae:
+        raise ConfigError(f"{run.name} {run.needs_vertebrae}; give a segmenter")
+
+
 def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
     """Every slice, aggregated by document B's formulas."""
     notes: list[str] = []
@@ -156,84 +168,94 @@ def _of_slices(run: SliceRun, volume: Volume, vertebrae: Vertebrae | None) -> _A
     if vertebrae is None:
         fracture, vertebra = run.slices(volume.hu)
     else:
-        hu, notes = field_of_training(run.card, volume, vertebrae.labels)
+        hu, _, notes = field_of_training(run.card, volume, vertebrae.labels)
         near = run.card.slice_mm / volume.spacing_mm[0] if run.card.slice_mm else 1
         fracture, _ = run.slices(hu, vertebrae.visibility, stride=max(1, round(near)))
         vertebra, cut["presence"] = vertebrae.visibility, 0.5
     p = aggregation.study_targets(fracture, vertebra, np.zeros(len(fracture), int), 1, cut["presence"])[0]
     on_slice = aggregation.slice_probability(fracture, vertebra, cut["presence"])
-    numbers = [int(number) for number in volume.slice_numbers]
+    numbers = _numbers(volume)
     levels = tuple(_vertebra(j, p[1 + j], fracture[:, j], vertebra[:, j], numbers, cut) for j in range(len(VERTEBRAE)))
     return _Answer(p, levels, _slices(numbers, on_slice, vertebra >= cut["presence"]), cut, notes)
-
-
-def _of_whole(run: "CropsRun | StudyRun", volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
-    """By a study-level model."""
-    from cspine_jax.inference.crops_run import CropsRun  # as in `load_run`
-
-    if not isinstance(run, CropsRun):
-        return _of_study(run, volume, vertebrae)
-    assert vertebrae is not None  # see `CropsRun.needs_vertebrae`
-    return _of_crops(run, volume, vertebrae)
 
 
 def _of_crops(run: "CropsRun", volume: Volume, vertebrae: Vertebrae) -> _Answer:
     """The vertebrae that were found. A slice has the probability of the nearest position that shows it."""
     found = run.answer(volume.study_uid, volume.hu, vertebrae.labels, volume.spacing_mm)
     table, depth = found.table, len(volume.hu)
-    cut = _of_targets(run.card)
-    numbers = [int(number) for number in volume.slice_numbers]
-    shown, of_level = np.zeros((depth, len(VERTEBRAE)), bool), np.full((depth, len(VERTEBRAE)), np.nan)
-    levels = []
-    for j, name in enumerate(VERTEBRAE):
-        record = table.record[0, j]
-        if record < 0:
-            levels.append(_hidden(name))
+    shown, of_level = _shown(vertebrae.labels), np.full((depth, len(VERTEBRAE)), np.nan)
+    surest: list[int | None] = [None] * len(VERTEBRAE)
+    for j, record in enumerate(table.record[0]):
+        if record < 0 or found.positions is None:
             continue
-        shown[:, j] = (vertebrae.labels == j + 1).any((1, 2))
-        first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
-        surest = None
-        if found.positions is not None:
-            at = table.slice_index[record]
-            apart = np.abs(np.arange(depth)[:, None] - at)
-            seen = apart.min(1) <= run.layout.radius * table.axes[record, 0, 0] + 0.5
-            of_level[:, j] = np.where(seen, found.positions[j, apart.argmin(1)], np.nan)
-            surest = int(np.clip(np.rint(at[found.surest(j)]), first, last))
-        p = float(found.targets[1 + j])
-        spread = None if found.spread is None else float(found.spread[j])
-        calls = p, bool(p >= cut["vertebra"]), (first, last), (numbers[first], numbers[last]), surest, spread
-        levels.append(VertebraFinding(name, True, *calls))
+        at = table.slice_index[record]
+        apart = np.abs(np.arange(depth)[:, None] - at)
+        seen = apart.min(1) <= run.layout.radius * table.axes[record, 0, 0] + 0.5
+        of_level[:, j] = np.where(seen, found.positions[j, apart.argmin(1)], np.nan)
+        rows = np.flatnonzero(shown[:, j])
+        surest[j] = int(np.clip(np.rint(at[found.surest(j)]), rows[0], rows[-1]))
+    levels = _levels(run.card, volume, found.targets, found.spread, shown, surest)
     on_slice = np.where(shown, np.nan_to_num(of_level, nan=-1.0), -1.0).max(1)
-    slices = _slices(numbers, np.where(on_slice < 0, np.nan, on_slice), shown)
-    return _Answer(found.targets, tuple(levels), slices, cut, run.reservations, found)
+    slices = _slices(_numbers(volume), np.where(on_slice < 0, np.nan, on_slice), shown)
+    return _Answer(found.targets, levels, slices, _of_targets(run.card), run.reservations, found)
 
 
 def _of_study(run: "StudyRun", volume: Volume, vertebrae: Vertebrae | None) -> _Answer:
     """Eight answers on the whole of it; slices have none, and show the vertebrae that were found on them."""
-    labels = None if vertebrae is None else vertebrae.labels
-    found = run.answer(volume.study_uid, volume.hu, labels, volume.spacing_mm)
-    cut, depth = _of_targets(run.card), len(volume.hu)
-    numbers = [int(number) for number in volume.slice_numbers]
-    shown = np.zeros((depth, len(VERTEBRAE)), bool)
-    targets, notes, levels = found.targets.copy(), [], []
-    if labels is None:
+    hu, labels, notes = volume.hu, None, run.reservations
+    if vertebrae is None:
+        shown = None
         notes.append("no vertebrae were looked for: a level outside of the picture has a probability too")
+    else:
+        shown = _shown(vertebrae.labels)
+        hu, labels, said = field_of_training(run.card, volume, vertebrae.labels)
+        share = float(shown.any(1).mean())
+        notes += said
+        if share < SHARE_OF_NECK:
+            notes.append(
+                f"C1..C7 are on {share:.0%} of the slices only: the model sees the whole scan, give it the neck alone"
+            )
+    targets, spread = run.answer(volume.study_uid, hu, labels, volume.spacing_mm)
+    if shown is not None:
+        targets = np.where(np.concatenate([[shown.any()], shown.any(0)]), targets, np.nan)
+    levels = _levels(run.card, volume, targets, spread, shown, [None] * len(VERTEBRAE))
+    of_slices = np.zeros((len(hu), len(VERTEBRAE)), bool) if shown is None else shown
+    slices = _slices(_numbers(volume), np.full(len(hu), np.nan), of_slices)
+    return _Answer(targets, levels, slices, _of_targets(run.card), notes)
+
+
+def _shown(labels: np.ndarray) -> np.ndarray:
+    """Bool [D, 7]: slices that show C1..C7, of labels [D, H, W]."""
+    return np.stack([(labels == j + 1).any((1, 2)) for j in range(len(VERTEBRAE))], axis=1)
+
+
+def _levels(
+    card: Card,
+    volume: Volume,
+    targets: np.ndarray,
+    spread: np.ndarray | None,
+    shown: np.ndarray | None,
+    surest: list[int | None],
+) -> tuple[VertebraFinding, ...]:
+    """C1..C7 of a study-level model from its answers [8], [7] and the slices that show them, [D, 7] (None: unknown)."""
+    found, numbers = [], _numbers(volume)
     for j, name in enumerate(VERTEBRAE):
+        p = float(targets[1 + j])
+        if np.isnan(p):
+            found.append(_hidden(name))
+            continue
         first_last = number_of = None
-        if labels is not None:
-            shown[:, j] = (labels == j + 1).any((1, 2))
-            if not shown[:, j].any():
-                targets[1 + j] = np.nan
-                levels.append(_hidden(name))
-                continue
+        if shown is not None:
             first, last = (int(row) for row in np.flatnonzero(shown[:, j])[[0, -1]])
             first_last, number_of = (first, last), (numbers[first], numbers[last])
-        p = float(targets[1 + j])
-        spread = None if found.spread is None else float(found.spread[j])
-        levels.append(VertebraFinding(name, True, p, bool(p >= cut["vertebra"]), first_last, number_of, None, spread))
-    if labels is not None and not shown.any():
-        targets[0] = np.nan
-    return _Answer(targets, tuple(levels), _slices(numbers, np.full(depth, np.nan), shown), cut, notes)
+        s = None if spread is None else float(spread[j])
+        called = bool(p >= card.thresholds["vertebra"])
+        found.append(VertebraFinding(name, True, p, called, first_last, number_of, surest[j], s))
+    return tuple(found)
+
+
+def _numbers(volume: Volume) -> list[int]:
+    return [int(number) for number in volume.slice_numbers]
 
 
 def _of_targets(card: Card) -> dict[str, float]:
@@ -250,8 +272,8 @@ def _slices(numbers: list[int], probability: np.ndarray, shown: np.ndarray) -> t
     )
 
 
-def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The square around the spine that is as large as what the slice model saw in training.
+def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The square around the spine that is as large as what the model saw in training.
 
     Args:
         card: `field_mm`.
@@ -259,14 +281,14 @@ def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[n
         labels: uint8 [D, H, W], its vertebrae.
 
     Returns:
-        int16 [D, h, w] HU, air beyond the image; the whole image where the field of training is not known, no
-        vertebra was found, or the image is no larger. And one line that says what was done, if anything.
+        int16 [D, h, w] HU, air beyond the image, and its labels; the whole image where the field of training is not
+        known, no vertebra was found, or the image is no larger. And one line that says what was done, if anything.
     """
     spacing, shape = volume.spacing_mm[1:], volume.shape[1:]
     sides = [n * s for n, s in zip(shape, spacing, strict=True)]
     neck = (labels > 0) & (labels <= len(VERTEBRAE))
     if card.field_mm is None or not neck.any() or max(sides) <= FIELD_TOLERANCE * card.field_mm:
-        return volume.hu, []
+        return volume.hu, labels, []
     windows, pads = [], []
     for axis, (n, s) in enumerate(zip(shape, spacing, strict=True)):
         rows = np.flatnonzero(neck.any(axis=(0, 2 - axis)))
@@ -275,7 +297,8 @@ def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[n
         windows.append(slice(max(0, low), min(n, low + length)))
         pads.append((max(0, -low), max(0, low + length - n)))
     hu = np.pad(volume.hu[:, windows[0], windows[1]], ((0, 0), *pads), constant_values=AIR_HU)
-    return hu, [f"fractures looked for in {card.field_mm:.0f} mm around the spine, as the model was trained"]
+    inside = np.pad(labels[:, windows[0], windows[1]], ((0, 0), *pads))
+    return hu, inside, [f"fractures looked for in {card.field_mm:.0f} mm around the spine, as the model was trained"]
 
 
 def _known(value: float) -> float | None:

@@ -37,6 +37,7 @@ class Card:
         phantom: the model has only seen synthetic studies.
         field_mm: side of the square it saw in training (median), None where that is not known.
         slice_mm: distance of its slices in training (median), None where that is not known.
+        tta: views of the evaluation, None where it does not say.
     """
 
     thresholds: dict[str, float]
@@ -45,6 +46,7 @@ class Card:
     phantom: bool
     field_mm: float | None = None
     slice_mm: float | None = None
+    tta: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +223,8 @@ def read_card(workdir: Path, config: Config) -> Card:
         else:
             thresholds = {level: float(said[level]["value"]) for level in LEVELS}
         prevalence = np.array([metrics["prevalence"][name] for name in TARGETS], np.float64)
-        return Card(thresholds, prevalence, True, bool(metrics["phantom"]))
-    except (KeyError, TypeError, ValueError) as error:
+        seen = metrics.get("seen", {})  # older evaluations do not say
+        seen = {name: seen.get(name) for name in ("field_mm", "slice_mm", "tta")}
+        return Card(thresholds, prevalence, True, bool(metrics["phantom"]), **seen)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: {error!r} where thresholds, prevalence and phantom belong; {fix}") from error

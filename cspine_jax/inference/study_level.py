@@ -15,9 +15,12 @@ from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.sharding import place
 from cspine_jax.training.step import Once, evaluator
 
+BY_TRUE_MASKS = "thresholds were chosen on what true masks show; this study's vertebrae are as they were found"
+"""Said of a model that reads masks, and was evaluated with true ones."""
+
 
 class StudyLevelRun:
-    """A model of crops or of whole studies, with the best checkpoint of its run and its `eval.tta`.
+    """A model of crops or of whole studies, with the best checkpoint of its run, and the views of its evaluation.
 
     Args:
         source: what `launch.py --workdir` was given.
@@ -50,9 +53,10 @@ class StudyLevelRun:
 
         Returns:
             Clinical probabilities float64 [8] (NaN where a level was not in the picture), mean of all looks at it;
-            their standard deviation of the levels [7], None without `eval.tta`; tables of examples, one a look.
+            their standard deviation of the levels [7], None without other views; tables of examples, one a look.
         """
-        batches, looks = _batches(view, batch), self.config.eval.tta
+        batches = _batches(view, batch)
+        looks = self.config.eval.tta if self.card.tta is None else self.card.tta
         plain, varied = self._steps_for(batches[0]["image"].shape)
         found = [self._pass(plain, batches)]
         for number in range(looks):

@@ -1,6 +1,5 @@
 """A trained model of whole studies, or of clips of them, loaded once and asked about many studies."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +7,10 @@ import numpy as np
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.data.source import SliceTable
 from cspine_jax.data.views import ClipView, SlicesView
-from cspine_jax.inference.study_level import StudyLevelRun
+from cspine_jax.inference.study_level import BY_TRUE_MASKS, StudyLevelRun
 
 ROUNDED = 16
 """Studies of any length are padded to a multiple of so many positions: a few compilations instead of one a study."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyAnswer:
-    """What a model says of one study.
-
-    Attributes:
-        targets: float64 [8], clinical probabilities; of clips NaN where there is none.
-        spread: float64 [7], standard deviation over the views of `eval.tta`; None without.
-    """
-
-    targets: np.ndarray
-    spread: np.ndarray | None
 
 
 class StudyRun(StudyLevelRun):
@@ -56,12 +42,22 @@ class StudyRun(StudyLevelRun):
         study, model = self.config.study, self.config.model
         return {"model": study.model, **({"backbone": model.backbone} if study.model == "classifier" else {})}
 
-    def answer(self, uid: str, hu: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, ...]) -> StudyAnswer:
-        """Asks it about one study; arguments as `SliceTable.of_study`, records as the run's own."""
+    @property
+    def reservations(self) -> list[str]:
+        """What must be known of its answers, because of how it was trained."""
+        return [BY_TRUE_MASKS] if self.needs_vertebrae and self.card.evaluated else []
+
+    def answer(
+        self, uid: str, hu: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, ...]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Asks it about one study; arguments as `SliceTable.of_study`, records as the run's own.
+
+        Returns:
+            As the first two of `StudyLevelRun.ask`; all NaN, and None, where there is nothing to show it.
+        """
         data, study = self.config.data, self.config.study
         table = SliceTable.of_study(uid, hu, mask, spacing_mm, data.size)
         view = ClipView(table, data, study) if self._clips else SlicesView(table, data, study, ROUNDED)
         if not len(view.items(np.arange(1), False)):
-            return StudyAnswer(np.full(len(TARGETS), np.nan), None)
-        targets, spread, _ = self.ask(view, self._batch)
-        return StudyAnswer(targets, spread)
+            return np.full(len(TARGETS), np.nan), None
+        return self.ask(view, self._batch)[:2]

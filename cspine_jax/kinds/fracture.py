@@ -55,6 +55,7 @@ class Fracture(OnRecords):
             positive_weight=config.loss.positive_weight,
             window=(config.augment.window_level, config.augment.window_width),
             facts=self.facts(model, f"Type {config.model.type}, {config.model.backbone}"),
+            seen=data.table.seen,
             title=config.name,
         )
         say("\n" + format_table(metrics) + "\n")

@@ -88,6 +88,11 @@ class OnTargets(Kind):
     def phantom(self) -> bool:
         """The data are synthetic."""
 
+    @property
+    def seen(self) -> dict[str, float]:
+        """Field of view and slice distance of the records, where they say; see `SliceTable.seen`."""
+        return {}
+
     @abc.abstractmethod
     def network(self) -> str:
         """The model and what it sees, in a few words."""
@@ -190,6 +195,7 @@ class OnTargets(Kind):
                 **model.facts,
             },
             left_out=roster.left_out,
+            seen={**self.seen, "tta": config.eval.tta},
             title=config.name,
         )
         self._print(tables["test"], metrics)

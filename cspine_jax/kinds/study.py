@@ -71,6 +71,11 @@ class Study(OnTargets):
         """See `OnTargets`."""
         return self.data.phantom
 
+    @property
+    def seen(self) -> dict[str, float]:
+        """See `OnTargets`."""
+        return self.data.table.seen
+
     def network(self) -> str:
         """See `OnTargets`."""
         study, data = self.config.study, self.config.data

@@ -1,5 +1,7 @@
 """New studies and models of whole studies: the same answers as the run's own evaluation gives, and what is said."""
 
+import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +14,7 @@ from cspine_jax.config import from_dict
 from cspine_jax.ct import read_study
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
-from cspine_jax.inference.predict import load_run, predict_study
+from cspine_jax.inference.predict import findings_of, load_run, predict_study
 from cspine_jax.inference.run import from_folder
 from cspine_jax.inference.study_run import StudyRun
 from cspine_jax.metrics.target_table import read_targets
@@ -20,7 +22,7 @@ from cspine_jax.models.backbones import basic_cnn
 
 SEEN = {
     "classifier": {"slices": 5},
-    "vit3d": {"every": 2, "max_slices": 9, "with_mask": True},
+    "vit3d": {"every": 2, "with_mask": True},
     "cnn3d": {"every": 3},
     "clips": {"model": "cnn3d", "every": 1, "clip_depth": 4, "clip_size": 24},
 }
@@ -58,17 +60,20 @@ def test_a_new_study_gets_what_evaluating_its_records_gives(made, three, truth):
     assert isinstance(run, StudyRun)
     uids, expected = read_targets(predictions, allow_empty=True)
     assert len(uids)
+    with open(predictions.with_name("tta.csv")) as file:
+        spread = {row["StudyInstanceUID"]: row for row in csv.DictReader(file)}
     for uid, p in zip(uids, expected, strict=True):
         path = three / "train_images" / uid
         volume = read_study(path)
-        answer = run.answer(uid, volume.hu, truth(volume).labels, volume.spacing_mm)
-        np.testing.assert_allclose(answer.targets, p, rtol=1e-3, atol=1e-6)
+        answer, _ = run.answer(uid, volume.hu, truth(volume).labels, volume.spacing_mm)
+        np.testing.assert_allclose(answer, p, rtol=1e-3, atol=1e-6)
         found = predict_study(run, path, segmenter=truth)
         shown = [bool((truth(volume).labels == j).any()) for j in range(1, 8)]
         np.testing.assert_allclose(found.probabilities()[1:], np.where(shown, p[1:], np.nan), rtol=1e-3, atol=1e-6)
         assert found.patient_probability == pytest.approx(p[0], rel=1e-3)
-        for vertebra, spread in zip(found.vertebrae, answer.spread, strict=True):
-            assert vertebra.spread is None if not vertebra.visible else vertebra.spread == pytest.approx(spread)
+        for vertebra in found.vertebrae:
+            if vertebra.visible:
+                np.testing.assert_allclose(vertebra.spread, float(spread[uid][vertebra.name]), rtol=2e-2, atol=1e-6)
         assert found.model["model"] == run.config.study.model
         assert "no evaluation/metrics.json" in found.warnings[-1] and found.note.endswith("mean nothing yet.")
 
@@ -89,7 +94,10 @@ def test_a_level_that_is_not_found_has_no_answer(made, three, truth):
         assert on_slice.fracture_probability is None
         shown = [j for j in range(7) if j != 2 and (labels[i] == j + 1).any()]
         assert on_slice.vertebrae == tuple(TARGETS[1 + j] for j in shown)
+    thorax = predict_study(run, path, segmenter=lambda volume: truth(volume, without=range(1, 8)))
+    assert (labels > 7).any() and not any(on_slice.vertebrae for on_slice in thorax.slices)
     nothing = predict_study(run, path, segmenter=lambda volume: truth(volume, without=range(1, 20)))
+    np.testing.assert_array_equal(thorax.probabilities(), nothing.probabilities())
     assert nothing.patient_probability is None and np.isnan(nothing.probabilities()).all()
 
 
@@ -108,8 +116,24 @@ def test_whole_studies_without_a_mask_need_no_vertebrae(made, three, truth):
 
 @pytest.mark.parametrize("made", ["vit3d", "clips"], indirect=True)
 def test_masks_and_clips_need_them(made, three):
-    with pytest.raises(ConfigError, match=r"(reads a mask of the|about) vertebrae .*; give a segmenter"):
-        predict_study(load_run(made[0]), next((three / "train_images").iterdir()))
+    run, path = load_run(made[0]), next((three / "train_images").iterdir())
+    for ask in (predict_study, lambda run, path: findings_of(run, read_study(path))):
+        with pytest.raises(ConfigError, match=r"(reads a mask of the|about) vertebrae .*; give a segmenter"):
+            ask(run, path)
+
+
+@pytest.mark.parametrize("made", ["clips"], indirect=True)
+def test_a_sliver_of_a_vertebra_is_not_visible(made, three, truth):
+    """Two pixels of C4, in a row that is lost when the mask is resized: no clip shows them."""
+
+    def segment(volume):
+        found = truth(volume, without=(4,))
+        found.labels[-1, 1, :2] = 4
+        return found
+
+    found = predict_study(load_run(made[0]), next((three / "train_images").iterdir()), segmenter=segment)
+    assert [vertebra.visible for vertebra in found.vertebrae] == [True, True, True, False, True, True, True]
+    assert found.vertebrae[3].probability is None and any("C4 not visible" in line for line in found.warnings)
 
 
 @pytest.mark.parametrize("made", ["cnn3d"], indirect=True)
@@ -118,7 +142,36 @@ def test_studies_of_near_lengths_share_what_was_compiled(made, three):
     volume = read_study(next((three / "train_images").iterdir()))
     whole = run.answer("x", volume.hu, None, volume.spacing_mm)
     shorter = run.answer("x", volume.hu[:-4], None, volume.spacing_mm)
-    assert len(run._steps) == 1 and (whole.targets != shorter.targets).all()
+    assert len(run._steps) == 1 and (whole[0] != shorter[0]).all()
+
+
+@pytest.mark.parametrize("made", ["vit3d"], indirect=True)
+def test_it_sees_what_it_was_trained_to_see(made, three, truth, tmp_path):
+    """A wider picture of the same neck, once the evaluation says how wide those of its records were."""
+    run, path = load_run(made[0]), next((three / "train_images").iterdir())
+    volume, labels = read_study(path), truth(read_study(path)).labels
+    pad = ((0, 0), (40, 40), (40, 40))
+    wide = dataclasses.replace(volume, hu=np.pad(volume.hu, pad, constant_values=-1000))
+    found = dataclasses.replace(truth(volume), labels=np.pad(labels, pad))
+    field = volume.spacing_mm[2] * volume.shape[2]
+    assert not any("around the spine" in line for line in findings_of(run, wide, vertebrae=found).warnings)
+    run.card = dataclasses.replace(run.card, field_mm=field, evaluated=True)
+    seen = findings_of(run, wide, vertebrae=found)
+    assert any(f"{field:.0f} mm around the spine" in line for line in seen.warnings)
+    assert any("thresholds were chosen on what true masks show" in line for line in seen.warnings)
+    assert not any("of the slices only" in line for line in seen.warnings)
+    long = dataclasses.replace(wide, hu=np.repeat(wide.hu, 4, axis=0), slice_numbers=np.arange(4 * len(wide.hu)))
+    low = np.concatenate([found.labels, np.zeros_like(found.labels).repeat(3, axis=0)])
+    lost = findings_of(run, long, vertebrae=dataclasses.replace(found, labels=low))
+    assert any("of the slices only" in line for line in lost.warnings)
+
+
+@pytest.mark.parametrize("made", ["cnn3d"], indirect=True)
+def test_it_looks_as_often_as_its_evaluation_did(made, three):
+    run, volume = load_run(made[0]), read_study(next((three / "train_images").iterdir()))
+    assert run.answer("x", volume.hu, None, volume.spacing_mm)[1] is not None
+    run.card = dataclasses.replace(run.card, tta=0)
+    assert run.answer("x", volume.hu, None, volume.spacing_mm)[1] is None
 
 
 @pytest.mark.parametrize("made", ["clips"], indirect=True)

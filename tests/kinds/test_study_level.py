@@ -20,6 +20,7 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation.compare import read_tta
 from cspine_jax.experiment import Experiment
 from cspine_jax.kinds import kind_of
+from cspine_jax.inference.predict import load_run
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.checkpoint import load_best
@@ -168,6 +169,10 @@ def test_the_classifier_answers_for_every_study(folder, tmp_path):
     uids, p = read_targets(tmp_path / "run" / "evaluation" / "predictions.csv")
     assert sorted(uids) == sorted(str(uid) for uid in experiment.kind.roster.uids[experiment.kind.parts["test"]])
     assert metrics["left_out"] == {} and metrics["not_visible"]["test"] == {} and not np.isnan(p).any()
+    records = experiment.kind.data.table
+    side = np.median(records.spacing_mm[:, 2]) * records.shapes[0, 1]
+    card = load_run(tmp_path / "run").card
+    assert (card.field_mm, card.slice_mm, card.tta) == (pytest.approx(side, abs=0.1), metrics["seen"]["slice_mm"], 0)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "vertebra_auc", "patient_auc"} <= set(*(line for line in lines if line["split"] == "validation"))
 

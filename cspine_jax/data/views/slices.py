@@ -22,11 +22,10 @@ class SlicesView(PatientView[SliceTable]):
     def __init__(self, table: SliceTable, data: DataConfig, study: StudyConfig, rounded: int = 1):
         self.table, self.data, self.study = table, data, study
         self.shown = shown_levels(table)
-        longest = -(-int(table.count.max()) // study.every) if study.every else study.slices
+        self.length = study.slices
         if study.every:
-            longest = -(-longest // rounded) * rounded
-            longest = min(longest, study.max_slices or longest)
-        self.length = longest
+            longest = -(-int(table.count.max()) // (study.every * rounded)) * rounded
+            self.length = min(longest, study.max_slices or longest)
 
     def positions(self, count: int) -> np.ndarray:
         """int64 [n], n <= T: which of a study's `count` slices are seen, superior first."""
