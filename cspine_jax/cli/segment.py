@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of this verb."""
     parser.add_argument("studies", nargs="+", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
     parser.add_argument(
-        "--out", required=True, help="folder of vertebrae.nii.gz, vertebrae.json, preview.png a study, and slices.csv"
+        "--out",
+        required=True,
+        help="folder of vertebrae.nii.gz, vertebrae.json, preview.png, slices.csv a study, and slices.csv of all in it",
     )
     parser.add_argument("--weights", metavar="FILE", help="weights file (default: the ones that come with the package)")
     parser.add_argument(
@@ -30,17 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="DIR", help="folder of <StudyInstanceUID>.nii[.gz] masks: also write scores.csv, scores.json"
     )
+    parser.add_argument("--overwrite", action="store_true", help="segment again what the same weights have done before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print one JSON object a study instead of lines to read")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segments every study; a bad one is named and passed over. 0 if any could be used, else 2."""
+    """Segments every study not done before; a bad one is named and passed over. 0 if any could be used, else 2."""
     import jax
 
     from cspine_jax.inference import weights
     from cspine_jax.inference.findings import NOTE, folder_name
-    from cspine_jax.inference.vertebrae.files import REPORT, SLICES, write_slices, write_study
+    from cspine_jax.inference.vertebrae.files import REPORT, SLICES, join_slices, read_report, write_study
     from cspine_jax.inference.vertebrae.segment import Segmenter
 
     out, identity = Path(args.out), from_flag(args.hash_uids)
@@ -60,49 +63,65 @@ def run(args: argparse.Namespace) -> int:
     note = f"{NOTE} {card.note}"
     model = {"weights": card.name, "trained_on_phantoms_only": card.phantom, "flip": args.flip}
     versions = {"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
-    done: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
-    bad = 0
+
+    def there(uid: str) -> dict[str, Any] | None:
+        """What the same command wrote before; to be scored, masks have to be as they come out of the networks."""
+        report = None if args.overwrite or truth is not None else read_report(out / folder_name(uid), model)
+        return report if report is not None and report["study_uid"] == uid else None
+
+    done: set[str] = set()
+    kept = bad = 0
     try:
         for study in progress.bar(args.studies, what="segment", unit="study"):
             name = study if identity is None else identity.text(study)
             try:
+                last = Path(study).name  # in the RSNA layout the UID: what is done is not even read again
+                report, volume = there(last if identity is None else identity.uid(last)), None
                 started = time.perf_counter()
-                volume = read_study(study, identity=identity)
-                seconds = {"read": round(time.perf_counter() - started, 3)}
-                folder = folder_name(volume.study_uid)
-                if folder in done:
-                    raise StudyError(f"{name}: StudyInstanceUID {volume.study_uid} was given twice; give it once")
-                mask = None if truth is None else _truth(truth, volume)
-                found = segmenter(volume)
-                report = write_study(
-                    out / folder,
-                    volume,
-                    found,
-                    note=note,
-                    model=model,
-                    versions=versions,
-                    seconds={**seconds, **found.seconds},
-                )
+                if report is None:
+                    volume = read_study(study, identity=identity)
+                    report = there(volume.study_uid)
+                uid = report["study_uid"] if volume is None else volume.study_uid
+                if uid in done:
+                    raise StudyError(f"{name}: StudyInstanceUID {uid} was given twice; give it once")
+                if report is not None:
+                    kept += 1
+                else:
+                    seconds = {"read": round(time.perf_counter() - started, 3)}
+                    mask = None if truth is None else _truth(truth, volume)
+                    found = segmenter(volume)
+                    report = write_study(
+                        out / folder_name(uid),
+                        volume,
+                        found,
+                        note=note,
+                        model=model,
+                        versions=versions,
+                        seconds={**seconds, **found.seconds},
+                    )
+                    if mask is not None:
+                        scores.add(uid, mask, found.labels, found.visibility, volume.spacing_mm)
             except CspineError as error:
                 bad += 1
                 print(f"cspine segment: left out: {error}", file=sys.stderr)
                 continue
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
-            if mask is not None:
-                scores.add(volume.study_uid, mask, found.labels, found.visibility, volume.spacing_mm)
-            done[folder] = volume.study_uid, volume.slice_numbers, found.visibility
+            done.add(uid)
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
     finally:  # an interrupt keeps what is done
         if done:
-            write_slices(out / SLICES, done.values())
+            join_slices(out, model)
         if scores.studies:
             scores.write(out)
     if not done:
         print(f"cspine segment: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
         return 2
     if not args.json:
-        print(f"{out / '<study>' / REPORT}: {len(done)} studies ({bad} left out); {out / SLICES}: v_ij of every slice")
+        before = f", {kept} done before" if kept else ""
+        print(
+            f"{out / '<study>' / REPORT}: {len(done)} studies ({bad} left out{before}); {out / SLICES}: v_ij of every slice"
+        )
         if truth is not None:
             print(scores.line() if scores.studies else f"{truth}: holds no mask of these studies")
         print(note)

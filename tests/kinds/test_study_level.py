@@ -19,8 +19,8 @@ from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation.compare import read_tta
 from cspine_jax.experiment import Experiment
-from cspine_jax.kinds import kind_of
 from cspine_jax.inference.predict import load_run
+from cspine_jax.kinds import kind_of
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.checkpoint import load_best

@@ -1,9 +1,9 @@
-"""What is written for a segmented study: mask, JSON, picture; and the table of all slices of all studies."""
+"""What is written for a segmented study: mask, picture, table, JSON; and the table of all slices of all studies."""
 
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cspine_jax.ct import Volume
 from cspine_jax.inference.vertebrae.preview import draw_preview
 from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.inference.vertebrae.stored import write_mask
+from cspine_jax.training.workdir import write_text
 
 MASK, REPORT, PICTURE, SLICES = "vertebrae.nii.gz", "vertebrae.json", "preview.png", "slices.csv"
 
@@ -28,7 +29,7 @@ def write_study(
     versions: Mapping[str, str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Writes `vertebrae.nii.gz`, `vertebrae.json` and `preview.png`.
+    """Writes `vertebrae.nii.gz`, `preview.png`, `slices.csv`, and when all that is there `vertebrae.json`.
 
     Args:
         folder: created if missing.
@@ -43,8 +44,10 @@ def write_study(
         What `vertebrae.json` holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / REPORT).unlink(missing_ok=True)  # it says that the others are whole
     orthogonal = write_mask(folder / MASK, found.labels, volume)
     draw_preview(folder / PICTURE, volume, found, note)
+    _write_slices(folder / SLICES, volume.study_uid, volume.slice_numbers, found.visibility)
     warnings = [*volume.warnings, *found.warnings]
     if not orthogonal:
         warnings.append(f"{MASK}: gantry tilt: its axes are not orthogonal, and some viewers refuse such a file")
@@ -75,20 +78,45 @@ def write_study(
     return report
 
 
-def write_slices(path: Path, studies: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> None:
-    """Writes v_ij of every slice, in the form that `data.vertebra_probs` takes.
+def read_report(folder: Path, model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `write_study` returned for a study, if all of it is there and of this model; else None."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        whole = report["model"] == dict(model) and isinstance(report["study_uid"], str)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if whole and all((folder / name).is_file() for name in (MASK, PICTURE, SLICES)) else None
 
-    Args:
-        path: the CSV: StudyInstanceUID, slice_index (0-based, superior first), slice_number (k of `k.dcm`, -1 where no
-            single file holds the slice), C1..C7.
-        studies: UID, slice numbers int [D] and v [D, 7] of each.
+
+def join_slices(out: Path, model: Mapping[str, Any]) -> int:
+    """Writes `slices.csv` of all studies in `out` that are of this model, in the form that `data.vertebra_probs` takes.
+
+    Its columns: StudyInstanceUID, slice_index (0-based, superior first), slice_number (k of `k.dcm`, -1 where no single
+    file holds the slice), C1..C7.
+
+    Returns:
+        The number of studies.
     """
+    folders = [path.parent for path in sorted(out.glob(f"*/{REPORT}")) if read_report(path.parent, model)]
+    temporary = out / f"{SLICES}.tmp"
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        for number, folder in enumerate(folders):
+            _, header, rest = (folder / SLICES).read_text(encoding="utf-8").partition(_HEADER)
+            file.write((header if number == 0 else "") + rest)
+    temporary.replace(out / SLICES)
+    return len(folders)
+
+
+_HEADER = ",".join(["StudyInstanceUID", "slice_index", "slice_number", *VERTEBRAE]) + "\n"
+
+
+def _write_slices(path: Path, uid: str, numbers: np.ndarray, visibility: np.ndarray) -> None:
+    """The columns of `join_slices` for slice numbers int [D] and v_ij [D, 7] of one study."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["StudyInstanceUID", "slice_index", "slice_number", *VERTEBRAE])
-        for uid, numbers, visibility in studies:
-            for index, (number, row) in enumerate(zip(numbers, visibility, strict=True)):
-                rows.writerow([uid, index, int(number), *(f"{value:.6g}" for value in row)])
+        file.write(_HEADER)
+        rows = csv.writer(file, lineterminator="\n")
+        for index, (number, row) in enumerate(zip(numbers, visibility, strict=True)):
+            rows.writerow([uid, index, int(number), *(f"{value:.6g}" for value in row)])
 
 
 def _write_json(path: Path, report: Mapping[str, Any]) -> None:
@@ -100,7 +128,7 @@ def _write_json(path: Path, report: Mapping[str, Any]) -> None:
             lines.append(f' "{name}": [\n  {entries}\n ]')
         else:
             lines.append(f' "{name}": {json.dumps(value, allow_nan=False)}')
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _plain(value: Any) -> Any:

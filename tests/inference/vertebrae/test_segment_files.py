@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_json_on_stdout_is_one_object_a_study_and_uids_are_hashed_everywhere(stu
     said = capsys.readouterr().out
     assert [v["name"] for v in json.loads(said)["vertebrae"]][:7] == list(VERTEBRAE)
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".json", ".csv")]
-    assert len(texts) == 2 and not any(uid in text for text in (*texts, said))
+    assert len(texts) == 3 and not any(uid in text for text in (*texts, said))
     assert not any(uid in str(path) for path in tmp_path.rglob("*"))
 
 
@@ -109,3 +110,50 @@ def test_truth_is_scored_where_it_is_there(study, oracle, tmp_path, capsys):
     assert main(["segment", str(folder), "--out", str(out), "--truth", str(truth), "--hash_uids=s"]) == 2
     err = capsys.readouterr().err
     assert "no such folder" in err and "give one of the two" in err
+
+
+def test_what_is_done_is_not_done_again(study, oracle, tmp_path, capsys, monkeypatch):
+    folder, out = study[0], tmp_path / "out"
+    uid = read_study(folder).study_uid
+    named = tmp_path / uid  # as in the RSNA layout
+    shutil.copytree(folder, named)
+    assert main(["segment", str(named), "--out", str(out)]) == 0
+    first = capsys.readouterr().out
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(files) == 5 and out / "slices.csv" in files and "done before" not in first
+
+    def refuse(*args):
+        raise AssertionError("segmented again")
+
+    monkeypatch.setattr("cspine_jax.inference.vertebrae.segment.Segmenter.__call__", refuse)
+    (out / "slices.csv").unlink()
+    assert main(["segment", str(folder), "--out", str(out)]) == 0  # it is known by its UID, once read
+    with monkeypatch.context() as unread:
+        unread.setattr("cspine_jax.cli.segment.read_study", refuse)
+        assert main(["segment", str(named), "--out", str(out)]) == 0  # or by the name of its folder
+    said = capsys.readouterr()
+    assert first.splitlines()[0] in said.out and "1 studies (0 left out, 1 done before)" in said.out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+    for name in ("vertebrae.nii.gz", "slices.csv"):  # killed between two files
+        (out / uid / name).rename(tmp_path / "away")
+        with pytest.raises(AssertionError, match="segmented again"):
+            main(["segment", str(named), "--out", str(out)])
+        (tmp_path / "away").rename(out / uid / name)
+    for flags in (["--overwrite"], ["--flip"]):
+        with pytest.raises(AssertionError, match="segmented again"):
+            main(["segment", str(named), "--out", str(out), *flags])
+
+
+def test_a_second_call_adds_to_the_table(study, oracle, tmp_path):
+    """Also the hashed one is another study; one that other weights segmented stays out of the table."""
+    folder, out = str(study[0]), tmp_path / "out"
+    assert main(["segment", folder, "--out", str(out)]) == 0
+    assert main(["segment", folder, "--out", str(out), "--hash_uids=a"]) == 0
+    with open(out / "slices.csv", encoding="utf-8") as file:
+        uids = [row["StudyInstanceUID"] for row in csv.DictReader(file)]
+    assert len(uids) == 2 * len(study[1]) and len(set(uids)) == 2
+    (report,) = (path for path in out.glob("*/vertebrae.json") if uids[0] in path.read_text())
+    report.write_text(report.read_text().replace('"oracle"', '"others"'))
+    assert main(["segment", folder, "--out", str(out), "--hash_uids=b"]) == 0
+    with open(out / "slices.csv", encoding="utf-8") as file:
+        assert uids[0] not in [row["StudyInstanceUID"] for row in csv.DictReader(file)]
