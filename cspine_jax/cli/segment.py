@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
                 if report is not None:
                     kept += 1
                 else:
+                    assert volume is not None  # else there is a report
                     seconds = {"read": round(time.perf_counter() - started, 3)}
                     mask = None if truth is None else _truth(truth, volume)
                     found = segmenter(volume)
@@ -107,6 +108,12 @@ def run(args: argparse.Namespace) -> int:
                 continue
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
+            except Exception as error:  # nothing that one study has in it may end a batch of thousands
+                bad += 1
+                said = f"{name}: {type(error).__name__}: {error}"
+                said = said if identity is None else identity.text(said)
+                print(f"cspine segment: left out: {said}", file=sys.stderr)
+                continue
             done.add(uid)
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
     finally:  # an interrupt keeps what is done
@@ -118,10 +125,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"cspine segment: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
         return 2
     if not args.json:
-        before = f", {kept} done before" if kept else ""
-        print(
-            f"{out / '<study>' / REPORT}: {len(done)} studies ({bad} left out{before}); {out / SLICES}: v_ij of every slice"
-        )
+        counts = f"{len(done)} studies ({bad} left out" + (f", {kept} done before)" if kept else ")")
+        print(f"{out / '<study>' / REPORT}: {counts}; {out / SLICES}: v_ij of every slice")
         if truth is not None:
             print(scores.line() if scores.studies else f"{truth}: holds no mask of these studies")
         print(note)
