@@ -22,6 +22,8 @@ def test_round_trip_keeps_every_field():
         ({"data": {"phantom": {"size": 3}}}, "data.phantom.size=3: must be at least 32"),
         ({"data": 3}, "data=3: must be a group of fields"),
         ({"train": {"total_steps": 3, "total_epochs": 1.0}}, "give exactly one above 0"),
+        ({"train": {"choose_by": "auc"}}, "train.choose_by='auc': must be one of loss, vertebra_auc, patient_auc"),
+        ({"train": {"choose_by": "patient_auc"}}, "task 'fracture' has no such figure; set it to 'loss'"),
         ({"model": {"type": 4}}, "model.type=4: must be one of 1, 2, 3"),
         ({"augment": {"window_width": 0}}, "augment.window_width=0.0: must be above 0"),
     ],

@@ -53,7 +53,7 @@ CROPS = {
             "slice_shuffle": 0.0,
         },
         "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.05},
-        "train": {"checkpoint_steps": 125},
+        "train": {"checkpoint_steps": 125, "choose_by": "vertebra_auc"},
         "eval": {"tta": 3},
     },
     "phantom-staged": {

@@ -76,12 +76,13 @@ def run(args: argparse.Namespace) -> int:
             name = study if identity is None else identity.text(study)
             try:
                 last = Path(study).name  # in the RSNA layout the UID: what is done is not even read again
-                report, volume = there(last if identity is None else identity.uid(last)), None
+                uid = last if identity is None else identity.uid(last)
+                report, volume = there(uid), None
                 started = time.perf_counter()
                 if report is None:
                     volume = read_study(study, identity=identity)
-                    report = there(volume.study_uid)
-                uid = report["study_uid"] if volume is None else volume.study_uid
+                    uid = volume.study_uid
+                    report = there(uid)
                 if uid in done:
                     raise StudyError(f"{name}: StudyInstanceUID {uid} was given twice; give it once")
                 if report is not None:

@@ -44,6 +44,10 @@ class Config:
                 raise ConfigError(f"study.model={self.study.model!r}: task {task!r} has {', '.join(models)}")
         if self.eval.tta and self.task not in STUDY_LEVEL:
             raise ConfigError(f"eval.tta={self.eval.tta}: task {self.task!r} has no such views; set it to 0")
+        if self.train.choose_by != "loss" and self.task not in STUDY_LEVEL:
+            raise ConfigError(
+                f"train.choose_by={self.train.choose_by!r}: task {self.task!r} has no such figure; set it to 'loss'"
+            )
         if self.study.train_positions > self.crops.positions:
             raise ConfigError(
                 f"study.train_positions={self.study.train_positions}: crops have crops.positions="

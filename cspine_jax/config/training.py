@@ -56,12 +56,18 @@ class OptimConfig:
         at_least(self, "clip_norm", 0)
 
 
+AUCS = ("vertebra_auc", "patient_auc")
+"""Of the validation studies, in study-level tasks."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How long and how. Exactly one of `total_steps`, `total_epochs`, `total_examples` is above 0; same for `eval_*`.
 
     Early stopping as document B's: stop when the validation loss has not fallen by `min_delta` in `patience`
-    evaluations; `patience` 0 never stops. `bf16` computes in bfloat16 with float32 parameters. `init_from` is the
+    evaluations; `patience` 0 never stops. The best checkpoint, which is evaluated, has the lowest validation loss, or
+    with `choose_by` "vertebra_auc" or "patient_auc" (study-level tasks) the highest of these: a network that grows too
+    sure of itself ranks better and better long after its loss has begun to rise. `bf16` computes in bfloat16 with float32 parameters. `init_from` is the
     work folder of another run of the same network: a fresh run starts from its best weights (fine-tuning). Study-level
     models may start from another one's, too: the parts that both have (the encoder of slices) are taken. "{fold}" in it
     stands for `data.fold`; a run of another fold of the same data is refused. `freeze_encoder` (models of slices) keeps
@@ -81,6 +87,7 @@ class TrainConfig:
     keep_best: int = 1
     min_delta: float = 0.01
     patience: int = 5
+    choose_by: str = "loss"
     bf16: bool = False
     init_from: str = ""
     freeze_encoder: bool = False
@@ -91,6 +98,7 @@ class TrainConfig:
             if sum(value > 0 for value in given.values()) != 1 or min(given.values()) < 0:
                 values = ", ".join(f"train.{name}={value}" for name, value in given.items())
                 raise ConfigError(f"{values}: give exactly one above 0 and set the others to 0")
+        one_of(self, "choose_by", ("loss", *AUCS))
         at_least(self, "log_steps", 1)
         at_least(self, "checkpoint_steps", 1)
         at_least(self, "keep_last", 1)

@@ -65,7 +65,7 @@ class SliceRun:
 
     Args:
         source: what `launch.py --workdir` was given (`config.json`, `checkpoints/` and, once evaluated,
-            `evaluation/metrics.json`): the checkpoint with the lowest validation loss; or a file of `cspine weights
+            `evaluation/metrics.json`): its best checkpoint; or a file of `cspine weights
             export --fracture`; or None for the one that comes with the package.
         batch: slices predicted at once; 0 for the run's `data.eval_batch_size`.
 

@@ -24,6 +24,7 @@ from cspine_jax.training.state import TrainState, abstract_state
 from cspine_jax.training.task import Task
 
 METRIC = "loss"
+"""The name in the files of what checkpoints are chosen by, whatever it is: its lowest value is the best."""
 
 
 class Checkpoints:
@@ -32,7 +33,7 @@ class Checkpoints:
     Args:
         directory: made if absent.
         keep_last: newest ones kept.
-        keep_best: ones with the lowest validation loss kept besides.
+        keep_best: best ones kept besides.
     """
 
     def __init__(self, directory: str | Path, keep_last: int = 1, keep_best: int = 1):
@@ -64,27 +65,28 @@ class Checkpoints:
 
     @property
     def steps(self) -> dict[int, float | None]:
-        """Step -> validation loss (None where that step was not evaluated), oldest first."""
+        """Step -> cost, see `save` (None where that step was not evaluated), oldest first."""
         found: list[Any] = list(self._orbax.checkpoints)
         return {c.step: (c.metrics or {}).get(METRIC) for c in found}
 
     @property
     def best_step(self) -> int | None:
-        """The step of the lowest validation loss, the later of equals; None while nothing was evaluated."""
-        losses = [(-loss, step) for step, loss in self.steps.items() if loss is not None]
-        return max(losses)[1] if losses else None
+        """The step of the lowest cost, the later of equals; None while nothing was evaluated."""
+        costs = [(-cost, step) for step, cost in self.steps.items() if cost is not None]
+        return max(costs)[1] if costs else None
 
     def path(self, step: int) -> Path:
         """Folder of a checkpoint."""
         return self.directory / str(step)
 
-    def save(self, state: TrainState, progress: dict[str, Any], loss: float | None = None) -> None:
+    def save(self, state: TrainState, progress: dict[str, Any], cost: float | None = None) -> None:
         """Writes in the background; the state may be donated as soon as this returns.
 
         Args:
             state: the state; copied first, as the next step takes over its buffers.
             progress: JSON-ready counters; `progress["step"]` names the checkpoint.
-            loss: validation loss at this step, where it was just evaluated.
+            cost: where this step was just evaluated, what it is chosen by (`train.choose_by`): the validation loss, or
+                an AUC with a minus before it.
         """
         state = jax.tree.map(jnp.copy, state)
         step = progress["step"]
@@ -97,7 +99,7 @@ class Checkpoints:
             },
             force=True,
             overwrite=step in self.steps,
-            metrics=None if loss is None else {METRIC: loss},
+            metrics=None if cost is None else {METRIC: cost},
             custom_metadata=progress,
         )
 
@@ -132,7 +134,7 @@ class Checkpoints:
         return state, self.progress(step)
 
     def load_model(self, params: Any, stats: Any) -> tuple[Any, Any, int]:
-        """The model with the lowest validation loss (the newest where none was evaluated).
+        """The best model, that of the lowest cost (the newest where none was evaluated).
 
         Unreadable ones are named in a warning and left where they are: the run may be another's, of another network.
 
@@ -146,8 +148,8 @@ class Checkpoints:
         Raises:
             DataError: there is none, none can be read, or they are of another network.
         """
-        by_loss = sorted((loss, -step) for step, loss in self.steps.items() if loss is not None)
-        order = [-step for _, step in by_loss] + sorted((s for s, x in self.steps.items() if x is None), reverse=True)
+        by_cost = sorted((cost, -step) for step, cost in self.steps.items() if cost is not None)
+        order = [-step for _, step in by_cost] + sorted((s for s, x in self.steps.items() if x is None), reverse=True)
         found = self._newest_readable(order, {"model": {"params": params, "stats": stats}})
         if found is None:
             raise DataError(f"{self.directory}: no checkpoint; train first with --mode=train")

@@ -221,13 +221,14 @@ class _Run:
         done.judge(means["loss"], self.config.train)
         if done.step == self.total and not done.finished:
             done.finished = f"all {self.total} steps done"
-        self.save(means["loss"])
+        by = self.config.train.choose_by
+        self.save(figures[by] if by == "loss" else -float(np.nan_to_num(figures[by])))
 
-    def save(self, loss: float | None = None) -> None:
-        """A checkpoint of this very step."""
+    def save(self, cost: float | None = None) -> None:
+        """A checkpoint of this very step; `cost` as `Checkpoints.save` takes it."""
         self.settle()
         self.counters.data = self.batches.get_state()  # pyright: ignore[reportAttributeAccessIssue]
-        self.checkpoints.save(self.state, {**dataclasses.asdict(self.counters), "config": to_dict(self.config)}, loss)
+        self.checkpoints.save(self.state, {**dataclasses.asdict(self.counters), "config": to_dict(self.config)}, cost)
 
     def show(self, name: str, loss: float) -> None:
         """Puts a loss behind the progress bar."""

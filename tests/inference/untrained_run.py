@@ -21,7 +21,7 @@ def write_run(path, config, presence=None):
     task, optimizer = kind_of(config).task, make_optimizer(config.optim, 10)
     state = jax.jit(lambda: init_state(task, optimizer, 0))()
     with Checkpoints(path / "checkpoints") as checkpoints:
-        checkpoints.save(state, dataclasses.asdict(Counters(step=7)), loss=0.5)
+        checkpoints.save(state, dataclasses.asdict(Counters(step=7)), cost=0.5)
         checkpoints.wait()
     if presence is not None:
         (path / "evaluation").mkdir()

@@ -165,6 +165,25 @@ def test_early_stopping_ends_the_run(tmp_path):
     assert loop.fit(toy.ToyTask(), toy.config(patience=1, min_delta=10.0), toy.loaders(), tmp_path).resumed_from == 8
 
 
+def test_a_run_may_be_chosen_by_its_auc(tmp_path):
+    """The highest AUC is kept as the best, whatever the loss does; one that is not defined is the lowest."""
+    aucs = {4: 0.8, 8: 0.7, 12: float("nan")}
+
+    class Ranked(toy.ToyTask):
+        passes = 0
+
+        def metrics(self, table):
+            self.passes += 1
+            return {"vertebra_auc": aucs[4 * self.passes], "patient_auc": 0.5}
+
+    config = toy.config(keep_last=1)
+    train = dataclasses.replace(config.train, choose_by="vertebra_auc")
+    config = dataclasses.replace(config, task="crops", train=train)
+    loop.fit(Ranked(), config, toy.loaders(), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps == {4: -0.8, 12: 0.0} and checkpoints.best_step == 4
+
+
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     class Broken(toy.ToyTask):
         def loss(self, params, stats, batch, key):
