@@ -58,7 +58,7 @@ def plan(recipes: Mapping[str, str], folds: int, root: Path, overrides: Sequence
         recipes: name -> recipe file, `path.py` or `path.py:variant`.
         folds: how many.
         root: folder of all.
-        overrides: `a.b=value`, for all recipes.
+        overrides: `a.b=value`, for all recipes, or `name:a.b=value` for one, which come last.
 
     Raises:
         ConfigError: a recipe cannot be loaded, a field is unknown, a value does not fit, or there are too few folds.
@@ -66,15 +66,28 @@ def plan(recipes: Mapping[str, str], folds: int, root: Path, overrides: Sequence
     if folds < 3:
         raise ConfigError(f"--folds={folds}: must be at least 3: to test on, to validate with, to train on")
     jobs: dict[str, list[Job]] = {}
+    own = [_of_recipe(text, recipes) for text in overrides]
     for name, recipe in recipes.items():
         values = to_dict(from_dict(load_recipe(recipe)))
-        for text in overrides:
-            _override(values, text)
+        for wanted in ("", name):
+            for whose, text in own:
+                if whose == wanted:
+                    _override(values, text)
         jobs[name] = []
         for fold in range(folds):
             values["data"] |= {"num_folds": folds, "fold": fold}
             jobs[name].append(Job(name, fold, from_dict(values), root / name / f"fold{fold}"))
     return jobs
+
+
+def _of_recipe(text: str, recipes: Mapping[str, str]) -> tuple[str, str]:
+    """(name of the one recipe it is for, or "" for all; the rest)."""
+    name, colon, rest = text.partition(":")
+    if not colon or "=" in name:
+        return "", text
+    if name not in recipes:
+        raise ConfigError(f"--set {text}: no recipe is called {name!r}; there are {', '.join(recipes)}")
+    return name, rest
 
 
 def _override(values: dict[str, Any], text: str) -> None:

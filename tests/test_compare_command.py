@@ -242,6 +242,7 @@ def test_no_run_compares_what_is_there(fake, capsys):
         (["--set", "optim.lrr=1"], "did you mean optim.lr?"),
         (["--set", "optim.lr=x"], "--set optim.lr=x: must be float"),
         (["--set", "seed=1.5"], "seed=1.5: must be int"),
+        (["--set", "gold:seed=1"], "--set gold:seed=1: no recipe is called 'gold'; there are"),
         (["--set", "data.fold=1"], "give --folds"),
         (["--set", "configs/x.py"], "recipes stand before --set"),
         (["--miss", "0"], "--miss=0.0"),
@@ -269,6 +270,17 @@ def test_names_come_from_the_recipe_and_are_not_given_twice(fake, capsys):
     assert "a is already the name of" in capsys.readouterr().err
     assert main(["compare", "--workdir", str(w)]) == 2
     assert "nothing to compare" in capsys.readouterr().err
+
+
+def test_settings_may_be_of_one_recipe(tmp_path):
+    """Those come last, wherever they stand; a colon in a value is no name."""
+    (tmp_path / "r.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict()\n"
+    )
+    recipes = dict.fromkeys(("one", "two"), str(tmp_path / "r.py"))
+    jobs = run_folds.plan(recipes, 3, tmp_path, ["two:seed=5", "seed=4", "data.root=/a:b", "one:optim.lr=1e-2"])
+    one, two = (jobs[name][0].config for name in ("one", "two"))
+    assert (one.seed, two.seed, one.optim.lr, two.optim.lr, two.data.root) == (4, 5, 0.01, 1e-3, "/a:b")
 
 
 def test_settings_are_typed(tmp_path):

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("recipes", nargs="*", metavar="CONFIG", help="recipe, or name=recipe; configs/a.py or configs/a.py:variant")
     add("--workdir", required=True, metavar="DIR", help=f"runs go to DIR/NAME/foldK, the result to DIR/{OUT}")
     add("--folds", type=int, default=5, help="folds (default 5): one tests, the next validates, the others train")
-    add("--set", nargs="+", action="extend", default=[], metavar="A.B=V", help="field of all recipes, data.root=/big")
+    add("--set", nargs="+", action="extend", default=[], metavar="[NAME:]A.B=V", help="field of all recipes or of one")
     add("--predictions", nargs="+", action="extend", default=[], metavar="NAME=CSV", help="tables from elsewhere")
     add("--labels", metavar="CSV", help="labels (default: those of the data that the recipes use)")
     add("--only", nargs="+", type=int, default=[], metavar="FOLD", help="run these folds only; then as --partial")
