@@ -155,8 +155,8 @@ def build_records(
 ) -> BuildResult:
     """`build` for any kind of records; arguments, result and errors are the same."""
     final = records_path(data_dir, recipe.layout)
-    work = final.with_name(f".{VERSION}.building")
-    num_folds = num_folds or _folds_there(final, work) or 5
+    work = _work(final)
+    num_folds = num_folds or folds_there(data_dir, recipe.layout) or 5
     identity = from_flag(hash_uids)
     try:
         tables = recipe.tables(manual_dir, num_folds, identity)
@@ -211,12 +211,19 @@ def _complete(
     return final, len(pending) - len(failed)
 
 
+def _work(final: Path) -> Path:
+    """Where records are while they are made."""
+    return final.with_name(f".{VERSION}.building")
+
+
 def _studies(work: Path) -> Path:
     return work / "studies"
 
 
-def _folds_there(*folders: Path) -> int:
-    for folder in folders:
+def folds_there(data_dir: str | Path, layout: Layout) -> int:
+    """Into how many folds the records there were dealt, finished or not; 0 where there are none."""
+    final = records_path(data_dir, layout)
+    for folder in (final, _work(final)):
         if (folder / METADATA_FILE).is_file():
             return int(json.loads((folder / METADATA_FILE).read_text()).get("num_folds", 0))
     return 0

@@ -9,8 +9,8 @@ import numpy as np
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config
-from cspine_jax.data.build import SKIPPED_FILE
-from cspine_jax.data.crops import CropTable, build_crops, check_boxes, crops_path
+from cspine_jax.data.build import SKIPPED_FILE, folds_there
+from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_boxes, crops_path
 from cspine_jax.data.crops.masks import masked
 from cspine_jax.data.loader import split_studies
 from cspine_jax.data.metadata import METADATA_FILE
@@ -18,7 +18,7 @@ from cspine_jax.data.tables import StudyEntry, read_tables
 from cspine_jax.data.views import View, crop_view
 from cspine_jax.errors import DataError
 from cspine_jax.kinds.on_targets import NETWORK, OnTargets, Roster
-from cspine_jax.kinds.records import find_folder
+from cspine_jax.kinds.records import dealt, find_folder
 from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.workdir import say
 
@@ -37,7 +37,7 @@ class Crops(OnTargets):
     @functools.cached_property
     def table(self) -> CropTable:
         """The crops, found or made."""
-        return CropTable.open(find_crops(self.config), cache_mb=self.config.data.cache_mb)
+        return dealt(CropTable.open(find_crops(self.config), cache_mb=self.config.data.cache_mb), self.config.data)
 
     @functools.cached_property
     def roster(self) -> Roster:
@@ -85,7 +85,8 @@ def find_crops(config: Config) -> Path:
             return there
     source = find_folder(data)
     data_dir = data.data_dir or str(Path(data.root).expanduser() / "records" / source.resolve().name)
-    built = build_crops(source, data_dir, config.crops, num_folds=data.num_folds, workers=data.workers)
+    folds = folds_there(data_dir, CropLayout.of(config.crops)) or data.num_folds  # others are dealt when opened
+    built = build_crops(source, data_dir, config.crops, num_folds=folds, workers=data.workers)
     say(f"data: {built.slices} vertebrae of {built.studies} studies in {built.path}")
     if built.skipped:
         say(f"data: {len(built.skipped)} things left out, see {built.path / SKIPPED_FILE}")
@@ -120,9 +121,8 @@ def _without_crops(table: CropTable, config: Config) -> tuple[list[StudyEntry], 
     skipped = _skipped(table.path / SKIPPED_FILE)
     lost: list[StudyEntry] = []
     if (folder / "train.csv").is_file():
-        folds = about.get("num_folds") or int(table.folds.max()) + 1
         try:
-            entries = masked(read_tables(folder, max(folds, 2)), config.crops.masks).studies
+            entries = masked(read_tables(folder, config.data.num_folds), config.crops.masks).studies
         except DataError:  # the masks were moved since; the crops are whole without them
             entries = []
         lost = [entry for entry in entries if entry.uid in skipped and entry.uid not in there]

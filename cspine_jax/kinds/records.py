@@ -3,14 +3,17 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from cspine_jax.config import DataConfig
 from cspine_jax.data import build as records
+from cspine_jax.data.crops import CropTable
 from cspine_jax.data.features import RecordConfig
 from cspine_jax.data.loader import split_studies
 from cspine_jax.data.source import SliceTable
+from cspine_jax.data.tables import LABELS, read_tables
 from cspine_jax.errors import DataError
 from cspine_jax.phantom.dataset import write_dataset
 from cspine_jax.training.workdir import say
@@ -74,7 +77,8 @@ def find_records(config: DataConfig) -> Records:
             return _open(there, config)
     source = find_folder(config)
     data_dir = config.data_dir or str(Path(config.root).expanduser() / "records" / source.resolve().name)
-    built = records.build(source, data_dir, size=config.size, num_folds=config.num_folds)
+    folds = records.folds_there(data_dir, layout) or config.num_folds  # others are dealt when they are opened
+    built = records.build(source, data_dir, size=config.size, num_folds=folds)
     say(f"data: {built.studies} studies, {built.slices} slices in {built.path}")
     if built.skipped:
         say(f"data: {len(built.skipped)} things left out, see {built.path / records.SKIPPED_FILE}")
@@ -106,9 +110,32 @@ def find_folder(config: DataConfig) -> Path:
 
 
 def _open(path: Path, config: DataConfig) -> Records:
-    table = SliceTable.open(path, cache_mb=config.cache_mb)
-    manual_dir = ""
-    if (path / records.METADATA_FILE).is_file():
-        manual_dir = json.loads((path / records.METADATA_FILE).read_text(encoding="utf-8")).get("manual_dir", "")
+    table = dealt(SliceTable.open(path, cache_mb=config.cache_mb), config)
+    manual_dir = _made_from(path)
     phantom = bool(manual_dir) and (Path(manual_dir) / "phantom.json").is_file()
     return Records(table, split_studies(table, config), phantom, manual_dir)
+
+
+T = TypeVar("T", SliceTable, CropTable)
+
+
+def dealt(table: T, config: DataConfig) -> T:
+    """The table in `config.num_folds` folds, whatever number it was built with: those of a build with that number.
+
+    They are of all studies in `train.csv`, so that slices and crops of one folder have the same. Where this cannot be
+    read any more, or goes by other UIDs (hashed ones), the table stays, and `split_studies` deals what is in it.
+    """
+    labelled = table.folds[table.has_labels]
+    folder = Path(config.manual_dir or _made_from(table.path)).expanduser()
+    if not labelled.size or labelled.max() + 1 == config.num_folds or not (folder / LABELS).is_file():
+        return table
+    fold_of = {entry.uid: entry.fold for entry in read_tables(folder, config.num_folds).studies}
+    if not all(uid in fold_of for uid in table.uids.tolist()):
+        return table
+    return dataclasses.replace(table, folds=np.array([fold_of[uid] for uid in table.uids.tolist()], np.int32))
+
+
+def _made_from(path: Path) -> str:
+    """The folder that `cspine build` made records from, "" where that is not known."""
+    file = path / records.METADATA_FILE
+    return json.loads(file.read_text(encoding="utf-8")).get("manual_dir", "") if file.is_file() else ""
