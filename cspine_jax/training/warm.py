@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cspine_jax.config import Config, from_dict
+from cspine_jax.config import Config, DataConfig, from_dict
 from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.checkpoint import load_best
@@ -75,13 +75,20 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
 def _check_folds(given: str, config: Config, theirs: Config) -> None:
     """What is tested on must not have been learnt from, by whatever way."""
     mine, other = config.data, theirs.data
-    same_data = (mine.manual_dir, mine.phantom) == (other.manual_dir, other.phantom)
-    if same_data and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
+    if _may_be_same(mine, other) and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
         raise ConfigError(
             f"{given}: that run is of fold {other.fold} of {other.num_folds}, this one of {mine.fold} of "
             f"{mine.num_folds}: it has learnt from studies that this one tests on; give the run of the same fold "
             "({fold} in the path stands for it)"
         )
+
+
+def _may_be_same(mine: DataConfig, other: DataConfig) -> bool:
+    """Whether two runs may have seen the same studies: those of one folder, however it is written, or one phantom."""
+    for a, b in ((mine.manual_dir, other.manual_dir), (mine.data_dir, other.data_dir)):
+        if a and b and Path(a).expanduser().resolve() == Path(b).expanduser().resolve():
+            return True
+    return not mine.manual_dir and not other.manual_dir and mine.phantom == other.phantom
 
 
 def _modules(*trees: Any) -> dict[Any, dict[Any, jax.Array]]:

@@ -18,7 +18,7 @@ from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.state import init_state
 from cspine_jax.training.vertebra_task import VertebraTask
-from cspine_jax.training.warm import warm
+from cspine_jax.training.warm import _check_folds, warm
 from tests.models.published_files import table_of, write
 from tests.training import toy_task as toy
 
@@ -130,3 +130,25 @@ def test_what_cannot_start_from_published_weights_says_so():
     assert (
         cfg.from_dict({"task": "segment2d", "model": {"pretrained": "f", "network": "encoder"}}).model.pretrained == "f"
     )
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "same"),
+    [
+        ({"manual_dir": "/data/rsna"}, {"manual_dir": "/data/rsna/"}, True),
+        ({"manual_dir": "/data/rsna"}, {"manual_dir": "/data/x/../rsna"}, True),
+        ({"manual_dir": "/data/rsna"}, {"manual_dir": "/data/other"}, False),
+        ({"manual_dir": "/data/rsna", "data_dir": "/r"}, {"data_dir": "/r/"}, True),
+        ({"manual_dir": "/data/rsna"}, {}, False),
+        ({}, {"root": "/big"}, True),
+        ({}, {"phantom": cfg.PhantomConfig(seed=3)}, False),
+    ],
+)
+def test_a_run_of_another_fold_of_the_same_studies_is_refused(mine, theirs, same):
+    """However the folder is written; one of other data may be of any fold."""
+    configs = [cfg.Config(data=cfg.DataConfig(fold=fold, **data)) for fold, data in ((0, mine), (1, theirs))]
+    if same:
+        with pytest.raises(ConfigError, match="run: that run is of fold 1 of 5, this one of 0 of 5"):
+            _check_folds("run", *configs)
+    else:
+        _check_folds("run", *configs)
