@@ -114,6 +114,17 @@ Y = np.array([0, 0, 1, 1, 0, 1.0])
 S = np.array([0.1, 0.4, 0.4, 0.8, 0.35, 0.2])
 
 
+def test_p_itself_is_the_better_answer_to_a():
+    """Of calibrated probabilities: A divides by each study's weights, so that a positive weighs little more."""
+    rng = np.random.default_rng(0)
+    levels = rng.beta(0.15, 1.6, (20_000, 7))
+    y = (rng.random(levels.shape) < levels).astype(float)
+    p = np.concatenate([1 - np.prod(1 - levels, axis=1, keepdims=True), levels], axis=1)
+    y = np.concatenate([y.max(1, keepdims=True), y], axis=1)
+    of_p, optimal = ({kind: rsna_log_loss(y, q, kind) for kind in "ABC"} for q in (p, score_optimal(p)))
+    assert of_p["A"] < optimal["A"] and optimal["B"] < of_p["B"] and optimal["C"] < of_p["C"]
+
+
 def test_roc_auc_by_hand():
     # positives .4 .8 .2 against negatives .1 .4 .35: (2 + 1/2) + 3 + 1 = 6.5 of 9
     assert metrics.roc_auc(Y, S) == pytest.approx(6.5 / 9)

@@ -137,8 +137,8 @@ def _results(metrics: Mapping[str, Any]) -> str:
         "<h3 style='margin-top:1rem'>RSNA weighted log loss (lower is better)</h3>"
         f'<div class="scroll"><table class="wide small"><thead><tr><th>of</th><th>A, a study</th><th>B, over all</th>'
         f"<th>C, a column</th></tr></thead><tbody>{losses}</tbody></table></div>"
-        "<p class='soft'>Positives weigh twice, so 2p/(1+p) is what the metric rewards if p is calibrated; "
-        "it is not a probability of fracture. A is the grader's normalisation.</p>"
+        "<p class='soft'>Positives weigh twice, so 2p/(1+p) is what B rewards if p is calibrated; A divides by the "
+        "weights of each study, and rewards about p. 2p/(1+p) is not a probability of fracture.</p>"
     )
 
 

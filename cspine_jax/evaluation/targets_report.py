@@ -92,8 +92,9 @@ def _results(metrics: Mapping[str, Any]) -> str:
         "<h3 style='margin-top:1rem'>RSNA weighted log loss (lower is better)</h3>"
         '<div class="scroll"><table class="wide small"><thead><tr><th>of</th><th>A, a study</th><th>B, over all</th>'
         f"<th>C, a column</th></tr></thead><tbody>{losses}</tbody></table></div>"
-        "<p class='soft'>As given: clinical p. Score-optimal: 2p/(1+p), what the metric rewards, which is not a "
-        "probability of fracture. What is not visible is scored with the prevalence of the validation studies.</p>"
+        "<p class='soft'>As given: clinical p. Score-optimal: 2p/(1+p), what B rewards (A divides by the weights of "
+        "each study, and rewards about p), which is not a probability of fracture. What is not visible is scored with "
+        "the prevalence of the validation studies.</p>"
     )
 
 

@@ -97,7 +97,7 @@ def test_the_better_model_wins_and_a_copy_does_not():
     good, bad = probabilities(labels, 0.8), probabilities(labels, 3, 2)
     drawn = resample.weights(200, 200)
     a, b = scored(labels, good, fold, drawn), scored(labels, bad, fold, drawn)
-    for name in ("rsna_optimal_A", "patient_auc", "vertebra_auc"):
+    for name in ("rsna_p_A", "patient_auc", "vertebra_auc"):
         assert difference(labels, a, b, name)["ahead"] == "a" and difference(labels, b, a, name)["ahead"] == "b"
         assert difference(labels, a, b, name)["p"] < 1e-4
         same = difference(labels, a, a, name)

@@ -10,7 +10,7 @@ from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metri
 from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
 from cspine_jax.evaluation.compare.report import write_report
 from cspine_jax.evaluation.compare.uncertainty import sets_across_folds
-from cspine_jax.metrics import best_f1_threshold, fit_platt, rsna_log_loss, score_optimal
+from cspine_jax.metrics import best_f1_threshold, fit_platt, rsna_log_loss
 from cspine_jax.metrics.calibration import expit, logit
 
 
@@ -137,7 +137,7 @@ def test_weights_are_the_best_on_a_grid_and_the_better_member_gets_more():
     assert metric_a_weights(np.stack([labels * 0.9 + 0.05, np.full_like(labels, 0.5)]), labels, slice(0, 8))[0] > 0.99
     whole = metric_a_weights(stack, labels, slice(0, 8))
     grid = np.linspace(0, 1, 101)
-    losses = [rsna_log_loss(labels, score_optimal(w * good + (1 - w) * bad)) for w in grid]
+    losses = [rsna_log_loss(labels, w * good + (1 - w) * bad) for w in grid]
     assert whole.sum() == pytest.approx(1) and abs(whole[0] - grid[int(np.argmin(losses))]) < 0.011
     np.testing.assert_allclose(metric_a_weights(np.full((3, 2, 8), np.nan), labels[:2], slice(0, 8)), 1 / 3)
 

@@ -12,8 +12,8 @@ OPEN, CLOSE = "<!-- comparison -->", "<!-- /comparison -->"
 
 TITLES: dict[str, str] = {
     "rsna_p_A": "RSNA A of p",
-    "rsna_optimal_A": "RSNA A of p'",
-    "rsna_calibrated_A": "RSNA A, calibrated p'",
+    "rsna_optimal_B": "RSNA B of p'",
+    "rsna_calibrated_B": "RSNA B, calibrated p'",
     "patient_auc": "patient AUC",
     "vertebra_auc": "vertebra AUC",
     "patient_f1": "patient F1",
@@ -71,7 +71,9 @@ def terminal(facts: Mapping[str, Any]) -> str:
         *(f"{name}: FAILED, not in the table: {why}" for name, why in facts["absent"].items()),
         *hidden_lines(facts),
         *facts["notes"],
-        "p: clinical probability. p' = 2p/(1+p): for the RSNA metric only. Intervals: " + facts["interval"] + ".",
+        "p: clinical probability. p' = 2p/(1+p): for the RSNA metric only, normalised as B. Intervals: "
+        + facts["interval"]
+        + ".",
         facts["note"],
     ]
     return "\n".join(lines)

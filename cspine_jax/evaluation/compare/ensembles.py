@@ -8,7 +8,7 @@ from scipy import optimize
 
 from cspine_jax.anatomy import NUM_VERTEBRAE, PATIENT_WEIGHTS, TARGETS, VERTEBRA_WEIGHTS
 from cspine_jax.evaluation.compare.nested import GROUPS, each_fold
-from cspine_jax.metrics import fit_platt, score_optimal
+from cspine_jax.metrics import fit_platt
 from cspine_jax.metrics.calibration import expit, logit
 
 PREFIX = "ensemble-"
@@ -101,7 +101,7 @@ def _weighted(
 
 
 def metric_a_weights(stack: np.ndarray, labels: np.ndarray, columns: slice) -> np.ndarray:
-    """The weights, none below 0 and 1 in sum, of least RSNA metric A of p' = 2p / (1 + p) in some columns.
+    """The weights, none below 0 and 1 in sum, of least RSNA metric A of p in some columns.
 
     Metric A is a sum over columns, so the patient's and the vertebrae's weights can be found apart; it is convex in
     the weights, so what is found is the least.
@@ -130,9 +130,8 @@ def metric_a_weights(stack: np.ndarray, labels: np.ndarray, columns: slice) -> n
 
     def loss(a: np.ndarray) -> tuple[float, np.ndarray]:
         q = np.clip(a @ p, _TINY, 1 - _TINY)
-        optimal = score_optimal(q)
-        value = -(w * np.where(y == 1, np.log(optimal), np.log1p(-optimal))).sum() / w.sum()
-        slope = np.where(y == 1, -1 / q, 1 / (1 - q)) + 1 / (1 + q)
+        value = -(w * np.where(y == 1, np.log(q), np.log1p(-q))).sum() / w.sum()
+        slope = np.where(y == 1, -1 / q, 1 / (1 - q))
         return float(value), p @ (w * slope) / w.sum()
 
     found = optimize.minimize(

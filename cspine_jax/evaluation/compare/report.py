@@ -99,7 +99,8 @@ def _results(facts: Mapping[str, Any]) -> str:
     ]
     failed = [f"{name}: failed, not in the table: {why}" for name, why in facts["absent"].items()]
     note = (
-        "p is the clinical probability; p' = 2p/(1+p) is what the RSNA metric rewards, and no probability. "
+        "p is the clinical probability; p' = 2p/(1+p) is what the RSNA metric rewards where all studies weigh alike "
+        "(B), and no probability; A divides by each study's weights, and rewards about p. "
         f"Losses, Brier and ECE: lower is better. All columns: {facts['data']}. F1, sensitivity and specificity at the "
         f"threshold of the highest F1 on {facts['chosen_on']}. ensemble-rank is calibrated by its making (Platt, on "
         "the same): compare losses after calibration."
