@@ -121,7 +121,7 @@ def test_p_itself_is_the_better_answer_to_a():
     y = (rng.random(levels.shape) < levels).astype(float)
     p = np.concatenate([1 - np.prod(1 - levels, axis=1, keepdims=True), levels], axis=1)
     y = np.concatenate([y.max(1, keepdims=True), y], axis=1)
-    of_p, optimal = ({kind: rsna_log_loss(y, q, kind) for kind in "ABC"} for q in (p, score_optimal(p)))
+    of_p, optimal = ({kind: metrics.rsna_log_loss(y, q, kind) for kind in "ABC"} for q in (p, metrics.score_optimal(p)))
     assert of_p["A"] < optimal["A"] and optimal["B"] < of_p["B"] and optimal["C"] < of_p["C"]
 
 
