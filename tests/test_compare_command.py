@@ -296,6 +296,23 @@ def test_settings_are_typed(tmp_path):
         run_folds.plan({"r": "no.py"}, 3, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("values", "whose"),
+    [
+        ({"task": "crops"}, "true masks"),
+        ({"task": "crops", "crops": {"masks": "seg/fold*"}}, "the masks in seg/fold*"),
+        ({"task": "study", "study": {"model": "vit3d", "with_mask": True}}, "true masks"),
+        ({"task": "study", "study": {"model": "cnn3d", "clip_depth": 8}}, "true masks"),
+        ({"task": "study", "study": {"model": "cnn3d"}}, ""),
+        ({"model": {"type": 2}}, "true masks"),
+        ({"model": {"type": 2}, "data": {"vertebra_probs": "seg/slices.csv"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_it_is_known_who_shows_a_model_the_vertebrae(values, whose):
+    assert verb._by_masks(from_dict(values)) == whose
+
+
 def test_help_imports_no_jax():
     code = "import sys; from cspine_jax.cli import main\ntry: main(['compare', '--help'])\nexcept SystemExit: pass\n"
     code += "assert 'jax' not in sys.modules"

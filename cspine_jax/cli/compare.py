@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cspine_jax.config import Config
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation import compare as comparing
 from cspine_jax.metrics.target_table import read_targets
@@ -156,4 +157,17 @@ def _model(name: str, done: Sequence[Job]) -> comparing.Model:
         {job.fold: comparing.read_tta(job.workdir / TTA) for job in done if (job.workdir / TTA).is_file()},
         cost_of(done),
         {job.fold: read_targets(job.workdir / VALIDATION, allow_empty=True) for job in validation},
+        _by_masks(done[0].config),
     )
+
+
+def _by_masks(config: Config) -> str:
+    """Whose masks say where the vertebrae are."""
+    study, given = config.study, ""
+    if config.task == "crops":
+        given = config.crops.masks
+    elif (config.task == "study" and (study.with_mask or study.clip_depth)) or (
+        config.task == "fracture" and config.model.type < 3 and config.data.vertebra_probs == "mask"
+    ):
+        given = "true"
+    return comparing.OF_TRUTH if given == "true" else given and f"the masks in {given}"

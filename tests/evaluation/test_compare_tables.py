@@ -1,11 +1,22 @@
 """Joining folds and models, and choices that must not see the fold they are used on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from compare_tables import model, probabilities, truth
 
 from cspine_jax.errors import DataError
-from cspine_jax.evaluation.compare import Settings, align, compare, join_folds, merge_labels, outside_model, read_tta
+from cspine_jax.evaluation.compare import (
+    OF_TRUTH,
+    Settings,
+    align,
+    compare,
+    join_folds,
+    merge_labels,
+    outside_model,
+    read_tta,
+)
 from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metric_a_weights, share_below
 from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
 from cspine_jax.evaluation.compare.report import write_report
@@ -18,6 +29,18 @@ def test_a_study_predicted_by_two_folds_is_refused_by_name():
     row = np.full((1, 8), 0.5)
     with pytest.raises(DataError, match=r"m: study 1\.2\.3 was predicted by fold 0 and by fold 2"):
         join_folds("m", {0: (["1.2.3"], row), 2: (["1.2.3"], row)})
+
+
+def test_it_is_said_who_shows_a_model_the_vertebrae():
+    uids, labels, fold = truth(10)
+    a, b, c = (model(name, uids, fold, probabilities(labels)) for name in "abc")
+    told = [dataclasses.replace(a, by_masks=OF_TRUTH), dataclasses.replace(b, by_masks="the masks in seg"), c]
+    said = align(told, dict(zip(uids, labels, strict=True)), 5).notes
+    assert any("a is shown" in line and "by true masks" in line and "a new study has only" in line for line in said)
+    assert any(
+        "b is shown" in line and line.endswith("by the masks in seg, in the tested studies, too.") for line in said
+    )
+    assert not any("c is shown" in line for line in said)
 
 
 def test_only_common_studies_are_compared_and_that_is_said():

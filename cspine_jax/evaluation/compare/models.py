@@ -13,6 +13,8 @@ from cspine_jax.data.folds import assign_folds
 from cspine_jax.errors import DataError
 from cspine_jax.metrics.target_table import UID
 
+OF_TRUTH = "true masks"
+
 FEW = 3
 """How many studies a message names."""
 
@@ -33,6 +35,7 @@ class Model:
         tta: `[S, 7]` spread over test-time augmentations, NaN where there is none; None if the model offers none.
         cost: what its runs took, see `cost_of`.
         validation: `(uids, [S', 8])` what its only fold says of its validation studies; None with several folds.
+        by_masks: whose masks show it where the vertebrae are, in the studies it is tested on; "" where none do.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Model:
     tta: np.ndarray | None = None
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     validation: Table | None = None
+    by_masks: str = ""
 
     @property
     def outside(self) -> bool:
@@ -55,6 +59,7 @@ def join_folds(
     tta: Mapping[int, Table] | None = None,
     cost: Mapping[str, Any] | None = None,
     validation: Mapping[int, Table] | None = None,
+    by_masks: str = "",
 ) -> Model:
     """The union of the folds' test tables.
 
@@ -64,6 +69,7 @@ def join_folds(
         tta: `(uids, [S, 7])` of those folds that have it.
         cost: see `Model`.
         validation: `(uids, [S, 8])` of each fold's validation studies, for those that have it.
+        by_masks: see `Model`.
 
     Raises:
         DataError: there is no fold, or two folds predicted the same study.
@@ -92,6 +98,7 @@ def join_folds(
         spread,
         cost or {},
         (validation or {}).get(next(iter(folds))) if len(folds) == 1 else None,
+        by_masks,
     )
 
 
@@ -169,6 +176,11 @@ def align(models: Sequence[Model], labels: Mapping[str, np.ndarray], num_folds: 
         if lacking := sorted(everywhere - row.keys()):
             notes.append(
                 f"{model.name} has no prediction of {len(lacking)} studies that another has: {_some(lacking)}."
+            )
+        if model.by_masks:
+            notes.append(
+                f"{model.name} is shown where the vertebrae are by {model.by_masks}, in the tested studies, too"
+                + ("; a new study has only masks as they are found." if model.by_masks == OF_TRUTH else ".")
             )
         if model.outside:
             notes.append(f"{model.name} is a table from elsewhere: whether it was trained on these studies is unknown.")
