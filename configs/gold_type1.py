@@ -7,12 +7,17 @@
 Every slice has the label of its vertebra (`study.slice_labels="copy"`; few real studies have fracture boxes), positives
 weigh twice; a vertebra is the mean of its five highest slices and the patient 1 - prod(1 - p_j). `full`, the default,
 is the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), EfficientNetV2-S, AdamW 2e-4 to 2e-5 by a
-cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. Crops are cut by the
-true masks; for the studies without one, `cspine segment` each fold's and give `--config.crops.masks='segmented/fold*'`.
+cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. They started from
+ImageNet: `--config.model.pretrained=FILE` (torchvision's EfficientNetV2-S); without it the network is random. Crops are
+cut by the true masks, which 87 studies have. For all 2,019 segment every one of them, the 87 too (`cspine segment
+/data/rsna/train_images/* --out segmented`; the package's weights have learnt from none), and give
+`--config.crops.masks=segmented`; with a segmenter of your own one folder a fold, `'segmented/fold*'`, each with a
+`part.csv` (`datasets/rsna_cspine/README.md`).
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes,
 which also teach where the break is, five of ten positions a training step, a vertebra the mean of the two highest.
 
-Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae (with masks of `cspine segment`); `phantom` 3
+Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 70 GB of crops (350 at 512 px, where
+`--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3
 hours on two slow CPU cores and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90 minutes for its 2,000 studies
 (57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.

@@ -7,6 +7,7 @@
 
 What the sixth team added: fractures come in neighbours, so each vertebra is judged knowing the others. The loss is the
 competition's on the eight outputs; levels without a crop take no part. The crops are gold's.
+`full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px); `phantom` 1,200 steps of 4
 patients on two CPU cores; `phantom-staged` five minutes there, and ten more to evaluate 400 studies in four views each;

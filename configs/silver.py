@@ -7,6 +7,7 @@
 
 The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of five are
 gold's (`gold_type1.py`); the transformer stands in place of the LSTM.
+`full` wants published weights of EfficientNetV2-L (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 1,060 steps of 8 vertebrae (about 118 million parameters); `phantom`
 2,000 steps of 16 on two CPU cores; `smoke` seconds.

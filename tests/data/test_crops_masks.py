@@ -86,6 +86,18 @@ def test_a_model_lends_no_mask_of_a_study_it_learnt_from(rsna, tmp_path):
         chosen(root, tmp_path / "seg")
 
 
+def test_weights_that_learnt_from_real_studies_have_to_say_which(rsna, tmp_path):
+    root, made = rsna
+    segment(tmp_path / "seg", made, sorted(made)[:2])
+    for uid, phantom in zip(sorted(made), (True, False), strict=False):
+        report = {"study_uid": uid, "model": {"weights": "mine", "trained_on_phantoms_only": phantom}}
+        (tmp_path / "seg" / uid / "vertebrae.json").write_text(json.dumps(report))
+    with pytest.raises(DataError, match=r"seg: .*learnt from real studies \(mine\).*part.csv \(columns Study"):
+        chosen(root, tmp_path / "seg")
+    (tmp_path / "seg" / "part.csv").write_text("StudyInstanceUID,part\n")
+    assert set(chosen(root, tmp_path / "seg")[0]) == set(sorted(made)[:2])
+
+
 def test_all_in_sample_is_an_error(rsna, tmp_path):
     root, made = rsna
     segment(tmp_path / "seg", made, made, dict.fromkeys(made, "train"))

@@ -2,8 +2,9 @@
 
 A network segments studies that it learnt from better than new ones, and what is trained on such crops would trust them
 too much. So, as for `data.vertebra_probs`: a folder whose `part.csv` (StudyInstanceUID, part) or `slices.csv` with a
-column `part` names a study as "train" or "validation" lends it no mask. A folder that says nothing, as those of the
-weights that come with the package, which learnt from synthetic studies alone, counts as out of fold.
+column `part` names a study as "train" or "validation" lends it no mask. A folder that says nothing counts as out of
+fold where its masks are of weights that learnt from synthetic studies alone, as those that come with the package; else
+it is refused.
 """
 
 import csv
@@ -106,7 +107,7 @@ def _segmented(source: str) -> tuple[dict[str, Path], dict[str, str]]:
     every: dict[str, list[_Found]] = {}
     for folder in _folders(source):
         parts = _parts(folder)
-        for uid, path in _masks(folder):
+        for uid, path in _masks(folder, bool(parts) or (folder / PARTS[0]).is_file()):
             every.setdefault(uid, []).append(_Found(path, parts.get(uid, "")))
     found, refused = {}, {}
     for uid, all_of_it in every.items():
@@ -141,16 +142,24 @@ def _folders(source: str) -> list[Path]:
     return folders
 
 
-def _masks(folder: Path) -> Iterable[tuple[str, Path]]:
+def _masks(folder: Path, told: bool) -> Iterable[tuple[str, Path]]:
+    """(uid, mask) of each study; `told`: the folder says which studies its weights learnt from."""
     reports = sorted(folder.glob(f"*/{REPORT}"))
     if not reports:
         raise DataError(f"{folder}: holds no <study>/{REPORT}; give the folder that `cspine segment --out` wrote")
     seen: dict[str, Path] = {}
     for report in reports:
         try:
-            uid = json.loads(report.read_text(encoding="utf-8"))["study_uid"]
-        except (ValueError, KeyError, TypeError):
+            said = json.loads(report.read_text(encoding="utf-8"))
+            uid, model = said["study_uid"], said.get("model", {})
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{report}: names no study_uid; segment this study again") from None
+        if not told and model.get("trained_on_phantoms_only") is False:
+            raise DataError(
+                f"{folder}: its masks are of weights that learnt from real studies ({model.get('weights')}), and nothing"
+                f" says which; name these in {folder / PARTS[0]} (columns {UID},part; 'train' or 'validation'; the head "
+                "alone if they are none of these)"
+            )
         mask = report.with_name(MASK)
         if not mask.is_file():
             raise DataError(f"{mask}: no such file, but {REPORT} is there; segment this study again")

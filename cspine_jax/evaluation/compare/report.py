@@ -32,6 +32,8 @@ LIMITS = (
     "Fill values, thresholds, weights and calibrators of a fold come from the other folds alone (of one fold alone: "
     "from its validation studies). The choice of recipes "
     "does not: whoever tunes a recipe on these tables has seen them.",
+    "ensemble-rank and ensemble-weighted are fitted fold by fold on all other folds; their thresholds and calibrators, "
+    "chosen on those, have thus seen a little of the fold they are for.",
     "A pooled AUC compares scores of different folds' models; 'within folds' is the mean of each fold's own AUC.",
     "Intervals resample the studies of this comparison. They leave out what another training seed, scanner or hospital "
     "would change.",
