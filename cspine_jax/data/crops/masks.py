@@ -156,9 +156,9 @@ def _masks(folder: Path, told: bool) -> Iterable[tuple[str, Path]]:
             raise DataError(f"{report}: names no study_uid; segment this study again") from None
         if not told and model.get("trained_on_phantoms_only") is False:
             raise DataError(
-                f"{folder}: its masks are of weights that learnt from real studies ({model.get('weights')}), and nothing"
-                f" says which; name these in {folder / PARTS[0]} (columns {UID},part; 'train' or 'validation'; the head "
-                "alone if they are none of these)"
+                f"{folder}: its masks are of weights that learnt from real studies ({model.get('weights')}), and "
+                f"nothing says which; name these in {folder / PARTS[0]} (columns {UID},part; 'train' or 'validation'; "
+                "the head alone if they are none of these)"
             )
         mask = report.with_name(MASK)
         if not mask.is_file():
