@@ -1,13 +1,14 @@
 """`cspine predict`: fractures in new studies: the vertebrae first, then what the model sees of them, or the whole."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from cspine_jax import __version__, progress
 from cspine_jax.cli import HASH_UIDS
 from cspine_jax.ct.identity import from_flag
-from cspine_jax.errors import ConfigError, CspineError, StudyError
+from cspine_jax.errors import ConfigError, CspineError, DataError, StudyError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of findings.json (models of crops: and breaks.png) a study, predictions.csv, submission.csv",
     )
+    parser.add_argument("--overwrite", action="store_true", help="ask again what the same model has answered before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
         "--batch",
@@ -40,12 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predicts every study; a bad one is named and passed over. 0 if any could be used, else 2."""
+    """Predicts every study not done before; a bad one is named and passed over. 0 if any could be used, else 2."""
     if args.batch < 0:
         raise ConfigError(f"--batch={args.batch}: must be at least 1, or 0 for the run's own")
     from cspine_jax.inference.breaks import PICTURE, draw_breaks
-    from cspine_jax.inference.findings import Findings, folder_name, write_findings, write_tables
-    from cspine_jax.inference.predict import load_run, predict_study
+    from cspine_jax.inference.findings import (
+        FINDINGS,
+        Findings,
+        folder_name,
+        read_findings,
+        write_findings,
+        write_tables,
+    )
+    from cspine_jax.inference.predict import VERSIONS, about, load_run, predict_study
+    from cspine_jax.inference.vertebrae.files import REPORT
 
     model, out = load_run(args.checkpoint, args.batch), Path(args.out)
     if args.no_segment and model.needs_vertebrae:
@@ -53,29 +63,56 @@ def run(args: argparse.Namespace) -> int:
             f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a run that does without "
             "(Type 3; whole studies without a mask)"
         )
-    segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
+    segmenter, keep, by = (None, None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)
+    wanted = {**about(model), "vertebrae_by": by}
+    thresholds = {level: model.card.thresholds[level] for level in ("vertebra", "patient")}
+    beside = [*([PICTURE] if model.config.task == "crops" else []), *([REPORT] if args.masks else [])]
+
+    def there(uid: str) -> Findings | None:
+        """What the same command wrote before."""
+        folder = out / folder_name(uid)
+        found = None if args.overwrite else read_findings(folder / FINDINGS)
+        if found is None or (found.study_uid, found.model, found.versions) != (uid, wanted, VERSIONS):
+            return None
+        same = all(found.thresholds.get(level) == value for level, value in thresholds.items())
+        return found if same and all((folder / name).is_file() for name in beside) else None
+
     done: dict[str, Findings] = {}
     seen: list = []  # what a model of crops found in a study, to be drawn
-    bad = 0
+    kept = bad = 0
     try:
         for study in progress.bar(args.studies, what="predict", unit="study"):
             name = study if identity is None else identity.text(study)
             try:
                 seen.clear()
-                found = predict_study(model, study, identity, segmenter, keep, lambda *each: seen.append(each))
+                last = Path(study).name  # in the RSNA layout the UID: what is done is not even read again
+                found = there(last if identity is None else identity.uid(last))
+                if found is None:
+                    found = predict_study(model, study, identity, segmenter, keep, lambda *x: seen.append(x), there)
+                before = found.model == wanted  # what is new does not name the weights of the segmentation yet
+                found = dataclasses.replace(found, model=wanted)
                 folder = folder_name(found.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
+                (out / folder).mkdir(parents=True, exist_ok=True)
+                for each in seen:
+                    draw_breaks(out / folder / PICTURE, *each)
+                write_findings(out / folder / FINDINGS, found)
             except CspineError as error:
                 bad += 1
                 print(f"cspine predict: left out: {error}", file=sys.stderr)
                 continue
+            except OSError as error:
+                raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
+            except Exception as error:  # nothing that one study has in it may end a batch of thousands
+                bad += 1
+                said = f"{name}: {type(error).__name__}: {error}"
+                said = said if identity is None else identity.text(said)
+                print(f"cspine predict: left out: {said}", file=sys.stderr)
+                continue
             done[folder] = found
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            write_findings(out / folder / "findings.json", found)
-            for each in seen:
-                draw_breaks(out / folder / PICTURE, *each)
+            kept += before
             print(_line(found))
     finally:  # an interrupt keeps what is done
         if done:
@@ -83,14 +120,15 @@ def run(args: argparse.Namespace) -> int:
     if not done:
         print(f"cspine predict: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
         return 2
-    print(f"{out / 'predictions.csv'}: clinical probabilities p of {len(done)} studies ({bad} left out)")
+    counts = f"{len(done)} studies ({bad} left out" + (f", {kept} done before)" if kept else ")")
+    print(f"{out / 'predictions.csv'}: clinical probabilities p of {counts}")
     print(f"{out / 'submission.csv'}: score-optimal p' = 2p/(1+p), for the RSNA metric only")
     print(next(iter(done.values())).note)
     return 0
 
 
 def _first_stage(args: argparse.Namespace, out: Path):
-    """The segmenter, and what writes its masks (None unless asked for)."""
+    """The segmenter, what writes its masks (None unless asked for), and what its weights are called."""
     import jax
     import numpy as np
 
@@ -110,12 +148,12 @@ def _first_stage(args: argparse.Namespace, out: Path):
             volume,
             found,
             note=f"{NOTE} {card.note}",
-            model={"weights": card.name, "trained_on_phantoms_only": card.phantom},
+            model={"weights": card.name, "digest": card.digest, "trained_on_phantoms_only": card.phantom},
             versions=versions,
             seconds=found.seconds,
         )
 
-    return Segmenter(spine, refine), keep if args.masks else None
+    return Segmenter(spine, refine), keep if args.masks else None, f"{card.name} {card.digest}"
 
 
 def _line(found) -> str:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     spine, refine, card = weights.load(args.weights)
     segmenter = Segmenter(spine, refine, flip=args.flip)
     note = f"{NOTE} {card.note}"
-    model = {"weights": card.name, "trained_on_phantoms_only": card.phantom, "flip": args.flip}
+    model = {"weights": card.name, "digest": card.digest, "trained_on_phantoms_only": card.phantom, "flip": args.flip}
     versions = {"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
 
     def there(uid: str) -> dict[str, Any] | None:

@@ -131,7 +131,8 @@ def _write(out: Path, arrays: Mapping[str, np.ndarray], card: Card) -> None:
     lost = [key for key, x in arrays.items() if not np.isfinite(x).all()]
     if lost:
         raise DataError(f"{lost[0]}: values beyond half precision; train with weight decay")
-    text = json.dumps(dataclasses.asdict(card), indent=1)
+    about = {name: value for name, value in dataclasses.asdict(card).items() if name != "digest"}
+    text = json.dumps(about, indent=1)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file:
         np.savez_compressed(file, **{CARD: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]

@@ -12,6 +12,9 @@ import numpy as np
 
 from cspine_jax.anatomy import PATIENT, TARGETS, VERTEBRAE
 from cspine_jax.metrics import score_optimal
+from cspine_jax.training.workdir import write_text
+
+FINDINGS = "findings.json"
 
 NOTE = "Research only. Not a medical device, and not for any decision about a patient."
 PHANTOM_NOTE = "The model was trained on synthetic studies only: its answers on real ones mean nothing yet."
@@ -110,7 +113,33 @@ def write_findings(path: Path, findings: Findings) -> None:
             lines.append(f' "{name}": [\n  {entries}\n ]')
         else:
             lines.append(f' "{name}": {json.dumps(value, allow_nan=False)}')
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_findings(path: Path) -> Findings | None:
+    """What `write_findings` wrote; None where it is not there, or not whole."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        levels = (
+            {**level, "slices": _pair(level["slices"]), "slice_numbers": _pair(level["slice_numbers"])}
+            for level in values["vertebrae"]
+        )
+        slices = ({**each, "vertebrae": tuple(each["vertebrae"])} for each in values["slices"])
+        return Findings(
+            **{
+                **values,
+                "vertebrae": tuple(VertebraFinding(**level) for level in levels),
+                "slices": tuple(SliceFinding(**each) for each in slices),
+                "spacing_mm": tuple(values["spacing_mm"]),
+                "warnings": tuple(values["warnings"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pair(values: list[int] | None) -> tuple[int, int] | None:
+    return None if values is None else (values[0], values[1])
 
 
 def write_tables(out: Path, findings: Sequence[Findings], prevalence: np.ndarray) -> None:

@@ -33,6 +33,8 @@ SHARE_OF_NECK = 1 / 3
 """Of a scan's slices, below which a model of whole studies is told to see too little of the neck."""
 
 
+VERSIONS = {"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__}
+
 Run: TypeAlias = "SliceRun | CropsRun | StudyRun"
 
 
@@ -71,6 +73,7 @@ def predict_study(
     segmenter: Callable[[Volume], Vertebrae] | None = None,
     keep: Callable[[Volume, Vertebrae], None] | None = None,
     show: "Callable[[Findings, CropsAnswer], None] | None" = None,
+    known: Callable[[str], Findings | None] | None = None,
 ) -> Findings:
     """Reads a study and predicts it.
 
@@ -82,6 +85,7 @@ def predict_study(
             slice model, which must be of Type 3, or does without them (models of whole studies without a mask).
         keep: called with the study and its vertebrae, e.g. to write masks.
         show: called with what a model of crops found, e.g. to draw it; only with one of these.
+        known: called with the StudyInstanceUID once that is read; what it knows of the study is returned as it is.
 
     Raises:
         StudyError: the study cannot be read.
@@ -91,6 +95,8 @@ def predict_study(
     started = time.perf_counter()
     volume = read_study(path, identity=identity)
     seconds = time.perf_counter() - started
+    if known is not None and (findings := known(volume.study_uid)) is not None:
+        return findings
     vertebrae = None if segmenter is None else segmenter(volume)
     if vertebrae is not None and keep is not None:
         keep(volume, vertebrae)
@@ -140,13 +146,8 @@ def _asked(
             *found.notes,
             *_warnings(run, found.vertebrae),
         ),
-        model={
-            "run": run.config.name,
-            "step": run.step,
-            **run.facts,
-            "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
-        },
-        versions={"cspine_jax": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        model=about(run),
+        versions=VERSIONS,
         seconds={
             "read": round(seconds_to_read, 3),
             **({} if vertebrae is None else {"segment": round(sum(vertebrae.seconds.values()), 3)}),
@@ -154,6 +155,17 @@ def _asked(
         },
     )
     return findings, found.crops
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What findings say of the model."""
+    return {
+        "run": run.config.name,
+        "step": run.step,
+        "digest": run.digest,
+        **run.facts,
+        "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
+    }
 
 
 def _check_needs(run: Run, vertebrae: object) -> None:

@@ -65,13 +65,16 @@ class SliceRun:
 
     Args:
         source: what `launch.py --workdir` was given (`config.json`, `checkpoints/` and, once evaluated,
-            `evaluation/metrics.json`): its best checkpoint; or a file of `cspine weights
-            export --fracture`; or None for the one that comes with the package.
+            `evaluation/metrics.json`): its best checkpoint; or a file of `cspine weights export --fracture`; or None
+            for the one that comes with the package.
         batch: slices predicted at once; 0 for the run's `data.eval_batch_size`.
 
     Raises:
         DataError: it is not the folder of a run, or its checkpoint cannot be read.
     """
+
+    digest = ""
+    """Tells its weights from others."""
 
     def __init__(self, source: str | Path | None = None, batch: int = 0):
         if source is None or str(source).endswith(".npz"):
@@ -83,6 +86,7 @@ class SliceRun:
         self._batch = batch or self.config.data.eval_batch_size
         self._placement = place()
         self._params, self._stats = jax.device_put((loaded.params, loaded.stats), self._placement.replicated)
+        self.digest = weights.digest_of(loaded.params, loaded.stats)
         task = SliceTask(self.config)
 
         def predict(params: Any, stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:

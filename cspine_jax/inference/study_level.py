@@ -9,6 +9,7 @@ from cspine_jax.data.batches import Batch
 from cspine_jax.data.views import View
 from cspine_jax.inference.calibration import clinical_outputs
 from cspine_jax.inference.run import read_card, read_config
+from cspine_jax.inference.weights import digest_of
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.evaluate import run_pass
@@ -30,6 +31,7 @@ class StudyLevelRun:
         config: of the run.
         card: what its evaluation says.
         step: of the checkpoint.
+        digest: of its weights.
 
     Raises:
         DataError: it is not the folder of a run, or its checkpoint cannot be read.
@@ -42,6 +44,7 @@ class StudyLevelRun:
         self.task = study_level_task(self.config)
         self._placement = place(jax.devices()[:1])  # a study is too small to be divided
         self._params, self._stats, self.step = load_best(self.task, workdir, self._placement)
+        self.digest = digest_of(self._params, self._stats)
         self._steps: dict[tuple[int, ...], tuple[Once, Once]] = {}
 
     def ask(self, view: View, batch: int) -> tuple[np.ndarray, np.ndarray | None, list[dict[str, np.ndarray]]]:

@@ -4,10 +4,11 @@ The file is a plain `.npz` that numpy reads without running anything from it: fl
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Card:
         phantom: they have only seen synthetic studies.
         networks: for "spine" and "refine": configuration, step, training data, figures.
         versions: of the software that wrote them.
+        digest: of the file they were read from, not written in it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Card:
     phantom: bool
     networks: dict[str, Any]
     versions: dict[str, str]
+    digest: str = ""
 
 
 def load(path: str | Path | None = None) -> tuple[Network, Network, Card]:
@@ -79,7 +82,7 @@ def read(path: str | Path | None = None, shipped: str = SHIPPED) -> tuple[dict[s
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key != CARD}
             values = json.loads(bytes(file[CARD]).decode())
-        card = Card(**values)
+        card = Card(**values, digest=digest([content]))
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give a file of `cspine weights export`") from error
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
@@ -88,6 +91,19 @@ def read(path: str | Path | None = None, shipped: str = SHIPPED) -> tuple[dict[s
             f"{name}: not a weights file ({type(error).__name__} while reading); give one of `cspine weights export`"
         ) from error
     return arrays, card
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Twelve hexadecimal digits that tell weights from others."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()[:12]
+
+
+def digest_of(*trees: Any) -> str:
+    """`digest` of arrays in memory."""
+    return digest(np.asarray(x).tobytes() for x in jax.tree.leaves(jax.device_get(trees)))
 
 
 def network_of(kind: str, arrays: Mapping[str, np.ndarray], card: Card) -> Network:

@@ -13,7 +13,7 @@ from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation.predictions import aggregate, clinical
-from cspine_jax.inference.findings import folder_name
+from cspine_jax.inference.findings import folder_name, read_findings, write_findings
 from cspine_jax.inference.predict import findings_of, predict_study
 from cspine_jax.inference.run import SliceRun
 from cspine_jax.kinds.fracture import split_predictions
@@ -147,6 +147,65 @@ def test_cspine_predict_goes_on_past_a_bad_study(workdir, folder, tmp_path, caps
                 assert level["probability"] == pytest.approx(float(row[level["name"]]), rel=1e-4)
             else:
                 assert row[level["name"]] == ""
+
+
+def test_what_is_answered_is_not_asked_again(workdir, folder, tmp_path, capsys, monkeypatch):
+    one, two = studies_in(folder)[:2]
+    other = tmp_path / "other"  # not named by its UID: it is read, and then known
+    shutil.copytree(two, other)
+    out = tmp_path / "out"
+    command = ["predict", str(one), str(other), "--no_segment", "--checkpoint", str(workdir), "--out", str(out)]
+    assert main(command) == 0
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    first = capsys.readouterr().out
+    assert len(files) == 4 and "done before" not in first
+
+    class AgainError(BaseException):
+        pass
+
+    def refuse(*args, **more):
+        raise AgainError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SliceRun, "slices", refuse)
+        (out / "predictions.csv").unlink()
+        assert main(command) == 0
+        said = capsys.readouterr().out
+        assert "2 studies (0 left out, 2 done before)" in said and first.splitlines()[0] in said
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+        patch.setattr("cspine_jax.inference.predict.read_study", refuse)
+        assert main([*command[:2], *command[3:]]) == 0  # in the RSNA layout it is not even read
+        with pytest.raises(AgainError):
+            main([*command, "--overwrite"])
+    # another threshold is another answer, and so are other weights
+    found = out / one.name / "findings.json"
+    for old, new in (('"vertebra": 0.35', '"vertebra": 0.36'), ('"digest": "', '"digest": "0')):
+        text = files[found].decode()
+        assert old in text
+        found.write_text(text.replace(old, new))
+        assert main(command) == 0
+        assert "1 done before" in capsys.readouterr().out
+    found.write_text("{")
+    assert main(command) == 0 and "1 done before" in capsys.readouterr().out
+
+
+def test_findings_come_back_as_they_were(run, folder, tmp_path):
+    found = predict_study(run, studies_in(folder)[0])
+    write_findings(tmp_path / "f.json", found)
+    assert read_findings(tmp_path / "f.json") == found
+    for text in ("", "{}", "[]", (tmp_path / "f.json").read_text()[:-20]):
+        (tmp_path / "f.json").write_text(text)
+        assert read_findings(tmp_path / "f.json") is None
+
+
+def test_an_odd_study_does_not_end_a_batch(workdir, folder, tmp_path, capsys, monkeypatch):
+    one, two = studies_in(folder)[:2]
+    read = read_study
+    trip = lambda path, **more: 1 / 0 if path == str(one) else read(path, **more)  # noqa: E731
+    monkeypatch.setattr("cspine_jax.inference.predict.read_study", trip)
+    command = ["predict", str(one), str(two), "--no_segment", "--checkpoint", str(workdir), "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert f"left out: {one}: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_hidden_level_is_empty_and_its_prevalence_is_submitted(run, folder, tmp_path):
