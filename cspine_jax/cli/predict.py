@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_segment", action="store_true", help="leave the vertebrae to the model, if it can do without"
     )
-    parser.add_argument("--masks", action="store_true", help="also write vertebrae.nii.gz, vertebrae.json, preview.png")
+    parser.add_argument("--masks", action="store_true", help="also write what `cspine segment` does of each study")
     parser.add_argument(
         "--out",
         required=True,

@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
                     volume = read_study(study, identity=identity)
                     uid = volume.study_uid
                     report = there(uid)
-                if uid in done:
+                folder = folder_name(uid)
+                if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {uid} was given twice; give it once")
                 if report is not None:
                     kept += 1
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
                     mask = None if truth is None else _truth(truth, volume)
                     found = segmenter(volume)
                     report = write_study(
-                        out / folder_name(uid),
+                        out / folder,
                         volume,
                         found,
                         note=note,
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
                 said = said if identity is None else identity.text(said)
                 print(f"cspine segment: left out: {said}", file=sys.stderr)
                 continue
-            done.add(uid)
+            done.add(folder)
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
     finally:  # an interrupt keeps what is done
         if done:
