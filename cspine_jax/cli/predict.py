@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
             f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a run that does without "
             "(Type 3; whole studies without a mask)"
         )
-    segmenter, keep, by = (None, None, None) if args.no_segment else _first_stage(args, out)
+    segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)
-    wanted = {**about(model), "vertebrae_by": by}
+    wanted = {**about(model), "vertebrae_by": getattr(segmenter, "weights", "")}
     thresholds = {level: model.card.thresholds[level] for level in ("vertebra", "patient")}
     beside = [*([PICTURE] if model.config.task == "crops" else []), *([REPORT] if args.masks else [])]
 
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _first_stage(args: argparse.Namespace, out: Path):
-    """The segmenter, what writes its masks (None unless asked for), and what its weights are called."""
+    """The segmenter, and what writes its masks (None unless asked for)."""
     import jax
     import numpy as np
 
@@ -153,7 +153,8 @@ def _first_stage(args: argparse.Namespace, out: Path):
             seconds=found.seconds,
         )
 
-    return Segmenter(spine, refine), keep if args.masks else None, f"{card.name} {card.digest}"
+    segmenter = Segmenter(spine, refine, weights=f"{card.name} {card.digest}")
+    return segmenter, keep if args.masks else None
 
 
 def _line(found) -> str:

@@ -29,6 +29,7 @@ class Segmenter:
         overlap: of neighbouring windows, share of a window.
         batch: windows at a time.
         flip: also ask about the left-right mirror image and average; takes twice as long.
+        weights: what tells the networks from others, for whoever writes down what was found.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Segmenter:
         overlap: float = 0.25,
         batch: int = 1,
         flip: bool = False,
+        weights: str = "",
     ):
+        self.weights = weights
         self._spine = mirrored_spine(spine) if flip else spine
         self._refine = mirrored_refine(refine) if flip else refine
         self._window, self._overlap, self._batch = tuple(window), overlap, batch
