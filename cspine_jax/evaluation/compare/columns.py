@@ -12,7 +12,7 @@ OPEN, CLOSE = "<!-- comparison -->", "<!-- /comparison -->"
 
 TITLES: dict[str, str] = {
     "rsna_p_A": "RSNA A of p",
-    "rsna_optimal_B": "RSNA B of p'",
+    "rsna_calibrated_p_A": "RSNA A, calibrated p",
     "rsna_calibrated_B": "RSNA B, calibrated p'",
     "patient_auc": "patient AUC",
     "vertebra_auc": "vertebra AUC",

@@ -24,8 +24,8 @@ class Scored:
 
     Attributes:
         p: `[S, 8]` what was scored, without NaN.
-        sampled: every figure in every resample: "rsna_p_A", "rsna_optimal_A" (of p'),
-            "rsna_calibrated_A" (of p' after calibration), "patient_auc", "vertebra_f1", ...
+        sampled: every figure in every resample: "rsna_p_A", "rsna_optimal_A" (of p'), "rsna_calibrated_A" (of p' after
+            calibration), "rsna_calibrated_p_A" (of p after it), "patient_auc", "vertebra_f1", ...
         thresholds: of each group.
         intervals: estimates whose interval is not the bootstrap's: DeLong's of the patient AUC.
     """
@@ -69,6 +69,7 @@ def score(
         "rsna_p": p,
         "rsna_optimal": metrics.score_optimal(p),
         "rsna_calibrated": metrics.score_optimal(calibrated),
+        "rsna_calibrated_p": calibrated,
     }
     for name, table in tables.items():
         for kind in "ABC":
@@ -147,8 +148,8 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-COMPARED = ("rsna_p_A", "rsna_calibrated_B", "patient_auc", "vertebra_auc")
-"""The figures that two tables are tested on; losses of about the best answer to them, see `metrics.score_optimal`."""
+COMPARED = ("rsna_p_A", "rsna_calibrated_p_A", "patient_auc", "vertebra_auc")
+"""The figures that two tables are tested on; A of p, since p is about its best answer (`metrics.score_optimal`)."""
 
 
 def difference(labels: np.ndarray, a: Scored, b: Scored, name: str) -> dict[str, Any]:
