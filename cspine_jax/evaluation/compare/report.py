@@ -140,7 +140,12 @@ def _all_figures(facts: Mapping[str, Any]) -> str:
 def _title(key: str) -> str:
     table, _, kind = key.rpartition("_")
     if key.startswith("rsna"):
-        of = {"rsna_p": "p", "rsna_optimal": "p'", "rsna_calibrated": "p' after calibration"}
+        of = {
+            "rsna_p": "p",
+            "rsna_optimal": "p'",
+            "rsna_calibrated": "p' after calibration",
+            "rsna_calibrated_p": "p after calibration",
+        }
         return f"RSNA {kind} of {of[table]}"
     words = key.replace("_", " ")
     for small, large in (("auc", "AUC"), ("f1", "F1"), ("ece", "ECE"), ("brier", "Brier")):
