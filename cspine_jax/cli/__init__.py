@@ -4,9 +4,13 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cspine_jax import __version__
 from cspine_jax.errors import CspineError
+
+if TYPE_CHECKING:
+    from cspine_jax.ct.identity import Identity
 
 VERBS: dict[str, str] = {
     "phantom": "write synthetic studies in the RSNA 2022 layout",
@@ -21,6 +25,22 @@ VERBS: dict[str, str] = {
 
 
 HASH_UIDS = "replace every UID in what is written and said by its hash; give a secret salt: --hash_uids=SALT"
+
+
+def say_left_out(verb: str, study: str, error: Exception, identity: "Identity | None") -> None:
+    """One line on stderr: why a study of a batch is left out.
+
+    Args:
+        verb: of the command.
+        study: as it was given, without its UID where that is hashed.
+        error: what it raised; that of another kind than our own says of which, and of which study.
+        identity: hashes the UIDs that such an error may name; None keeps them.
+    """
+    text = str(error)
+    if not isinstance(error, CspineError):
+        text = f"{study}: {type(error).__name__}: {error}"
+        text = text if identity is None else identity.text(text)
+    print(f"cspine {verb}: left out: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from cspine_jax import __version__, progress
-from cspine_jax.cli import HASH_UIDS
+from cspine_jax.cli import HASH_UIDS, say_left_out
 from cspine_jax.ct.identity import from_flag
-from cspine_jax.errors import ConfigError, CspineError, DataError, StudyError
+from cspine_jax.errors import ConfigError, DataError, StudyError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,17 +99,11 @@ def run(args: argparse.Namespace) -> int:
                 for each in seen:
                     draw_breaks(out / folder / PICTURE, *each)
                 write_findings(out / folder / FINDINGS, found)
-            except CspineError as error:
-                bad += 1
-                print(f"cspine predict: left out: {error}", file=sys.stderr)
-                continue
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
             except Exception as error:  # nothing that one study has in it may end a batch of thousands
                 bad += 1
-                said = f"{name}: {type(error).__name__}: {error}"
-                said = said if identity is None else identity.text(said)
-                print(f"cspine predict: left out: {said}", file=sys.stderr)
+                say_left_out("predict", name, error, identity)
                 continue
             done[folder] = found
             kept += before

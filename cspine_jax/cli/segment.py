@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cspine_jax import __version__, progress
-from cspine_jax.cli import HASH_UIDS
+from cspine_jax.cli import HASH_UIDS, say_left_out
 from cspine_jax.ct import Volume, read_mask, read_study
 from cspine_jax.ct.identity import from_flag
-from cspine_jax.errors import ConfigError, CspineError, DataError, StudyError
+from cspine_jax.errors import ConfigError, DataError, StudyError
 from cspine_jax.evaluation.segmentation import MaskScores
 
 
@@ -104,17 +104,11 @@ def run(args: argparse.Namespace) -> int:
                     )
                     if mask is not None:
                         scores.add(uid, mask, found.labels, found.visibility, volume.spacing_mm)
-            except CspineError as error:
-                bad += 1
-                print(f"cspine segment: left out: {error}", file=sys.stderr)
-                continue
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
             except Exception as error:  # nothing that one study has in it may end a batch of thousands
                 bad += 1
-                said = f"{name}: {type(error).__name__}: {error}"
-                said = said if identity is None else identity.text(said)
-                print(f"cspine segment: left out: {said}", file=sys.stderr)
+                say_left_out("segment", name, error, identity)
                 continue
             done.add(folder)
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
