@@ -95,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
                 folder = folder_name(found.study_uid)
                 if folder in done:
                     raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
-                (out / folder).mkdir(parents=True, exist_ok=True)
-                for each in seen:
-                    draw_breaks(out / folder / PICTURE, *each)
-                write_findings(out / folder / FINDINGS, found)
+                if not before:
+                    (out / folder).mkdir(parents=True, exist_ok=True)
+                    for each in seen:
+                        draw_breaks(out / folder / PICTURE, *each)
+                    write_findings(out / folder / FINDINGS, found)
             except OSError as error:
                 raise DataError(f"{error.filename or out}: {error.strerror or error}; choose another --out") from error
             except Exception as error:  # nothing that one study has in it may end a batch of thousands

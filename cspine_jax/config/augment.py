@@ -16,9 +16,8 @@ class AugmentConfig:
     one-channel CT image and are left out on purpose.
 
     `denoise` is document B's noise reduction, on the windowed image: "threshold" makes what is darker than
-    `background_hu` background; "kmeans" finds that threshold for each stack of slices (of a
-    sequence: at each position), between the darkest two of
-    `denoise_clusters` clusters of its intensities.
+    `background_hu` background; "kmeans" finds that threshold for each stack of slices (of a sequence: at each
+    position), between the darkest two of `denoise_clusters` clusters of its intensities.
 
     For every task: `distortion` moves the nodes of a coarse grid by up to that share of its cells, `blur` is the
     largest sigma of a Gaussian in pixels, `vertical_flip` and `transpose` act on half of the images each. For sequences

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,14 @@ class Findings:
 
 
 def write_findings(path: Path, findings: Findings) -> None:
-    """One JSON object; a list has one line an entry, so that 300 slices stay readable."""
+    """As one JSON object, see `write_json`."""
+    write_json(path, dataclasses.asdict(findings))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """One JSON object; a list of objects has one line an entry, so that 300 slices stay readable."""
     lines = []
-    for name, value in dataclasses.asdict(findings).items():
+    for name, value in values.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             entries = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in value)
             lines.append(f' "{name}": [\n  {entries}\n ]')

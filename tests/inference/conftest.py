@@ -11,6 +11,7 @@ from cspine_jax.data.build import build
 from cspine_jax.data.study import load_study
 from cspine_jax.data.tables import read_tables
 from cspine_jax.inference.vertebrae.result import Vertebrae
+from cspine_jax.models.backbones import basic_cnn
 from cspine_jax.phantom.dataset import write_dataset
 
 SIZE = 40
@@ -63,3 +64,11 @@ def truth(three):
         return Vertebrae(labels, visibility, (), 1.0, 0.0, (0.0, 0.0), (), {"spine": 0.5})
 
     return segment
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Name of a backbone that compiles in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(basic_cnn.VARIANTS, "tiny", basic_cnn.Config(widths=(4, 8), blocks=(0, 0)))
+        yield "tiny"

@@ -19,28 +19,20 @@ from cspine_jax.inference.breaks import draw_breaks
 from cspine_jax.inference.crops_run import CropsRun
 from cspine_jax.inference.predict import load_run, predict_study
 from cspine_jax.metrics.target_table import read_targets
-from cspine_jax.models.backbones import basic_cnn
 
 MODELS = ("gold", "bronze", "gold_patient", "levels")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(basic_cnn.VARIANTS, "tiny_crops", basic_cnn.Config(widths=(4, 8), blocks=(0, 0)))
-        yield
-
-
 @pytest.fixture(scope="module", params=MODELS)
-def made(request, three, tmp_path_factory):
-    """(workdir of an untrained run, its experiment, predictions of the three's records)."""
+def made(request, three, tiny, tmp_path_factory):
+    """(workdir of an untrained run, its experiment, predictions of the studies' records)."""
     config = from_dict(
         {
             "task": "crops",
             "data": {"manual_dir": str(three), "data_dir": str(tmp_path_factory.getbasetemp() / "crops"),
                      "num_folds": 3, "eval_batch_size": 8, "workers": 1},
             "crops": {"positions": 2, "radius": 1, "size": 24},
-            "model": {"backbone": "tiny_crops"},
+            "model": {"backbone": tiny},
             "study": {"model": request.param, "hidden": 4, "layers": 1, "features": 8, "heads": 2, "depth": 1,
                       "highest": 2, "where_weight": 1.0},
             "augment": {"distortion": 0.0, "blur": 0.0, "mixup": 0.0},

@@ -18,7 +18,6 @@ from cspine_jax.inference.predict import findings_of, load_run, predict_study
 from cspine_jax.inference.run import from_folder
 from cspine_jax.inference.study_run import StudyRun
 from cspine_jax.metrics.target_table import read_targets
-from cspine_jax.models.backbones import basic_cnn
 
 SEEN = {
     "classifier": {"slices": 5},
@@ -28,22 +27,15 @@ SEEN = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(basic_cnn.VARIANTS, "tiny_study", basic_cnn.Config(widths=(4, 8), blocks=(0, 0)))
-        yield
-
-
 @pytest.fixture(scope="module", params=SEEN)
-def made(request, three, tmp_path_factory):
+def made(request, three, tiny, tmp_path_factory):
     """(workdir of an untrained run, predictions of the folder's records)."""
     config = from_dict(
         {
             "task": "study",
             "data": {"manual_dir": str(three), "data_dir": str(tmp_path_factory.getbasetemp() / "slices"),
                      "num_folds": 3, "size": 32, "depth": 3, "eval_batch_size": 2, "workers": 1},
-            "model": {"backbone": "tiny_study"},
+            "model": {"backbone": tiny},
             "study": {"model": request.param, "features": 8, "heads": 2, "depth": 1, "tubelet": 8, "tubelet_depth": 2,
                       "width": 4, "stages": 2, **SEEN[request.param]},
             "augment": {"distortion": 0.0, "blur": 0.0, "mixup": 0.0},

@@ -11,10 +11,10 @@ import numpy as np
 
 from cspine_jax.anatomy import LABEL_NAMES, VERTEBRAE
 from cspine_jax.ct import Volume
+from cspine_jax.inference.findings import write_json
 from cspine_jax.inference.vertebrae.preview import draw_preview
 from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.inference.vertebrae.stored import write_mask
-from cspine_jax.training.workdir import write_text
 
 MASK, REPORT, PICTURE, SLICES = "vertebrae.nii.gz", "vertebrae.json", "preview.png", "slices.csv"
 
@@ -74,7 +74,7 @@ def write_study(
         "versions": dict(versions),
         "seconds": dict(seconds),
     }
-    _write_json(folder / REPORT, report)
+    write_json(folder / REPORT, report)
     return report
 
 
@@ -88,26 +88,22 @@ def read_report(folder: Path, model: Mapping[str, Any]) -> dict[str, Any] | None
     return report if whole and all((folder / name).is_file() for name in (MASK, PICTURE, SLICES)) else None
 
 
-def join_slices(out: Path, model: Mapping[str, Any]) -> int:
+_HEADER = ",".join(["StudyInstanceUID", "slice_index", "slice_number", *VERTEBRAE]) + "\n"
+
+
+def join_slices(out: Path, model: Mapping[str, Any]) -> None:
     """Writes `slices.csv` of all studies in `out` that are of this model, in the form that `data.vertebra_probs` takes.
 
     Its columns: StudyInstanceUID, slice_index (0-based, superior first), slice_number (k of `k.dcm`, -1 where no single
     file holds the slice), C1..C7.
-
-    Returns:
-        The number of studies.
     """
-    folders = [path.parent for path in sorted(out.glob(f"*/{REPORT}")) if read_report(path.parent, model)]
     temporary = out / f"{SLICES}.tmp"
     with open(temporary, "w", newline="", encoding="utf-8") as file:
-        for number, folder in enumerate(folders):
-            _, header, rest = (folder / SLICES).read_text(encoding="utf-8").partition(_HEADER)
-            file.write((header if number == 0 else "") + rest)
+        file.write(_HEADER)
+        for report in sorted(out.glob(f"*/{REPORT}")):
+            if read_report(report.parent, model):
+                file.write(report.with_name(SLICES).read_text(encoding="utf-8").removeprefix(_HEADER))
     temporary.replace(out / SLICES)
-    return len(folders)
-
-
-_HEADER = ",".join(["StudyInstanceUID", "slice_index", "slice_number", *VERTEBRAE]) + "\n"
 
 
 def _write_slices(path: Path, uid: str, numbers: np.ndarray, visibility: np.ndarray) -> None:
@@ -117,18 +113,6 @@ def _write_slices(path: Path, uid: str, numbers: np.ndarray, visibility: np.ndar
         rows = csv.writer(file, lineterminator="\n")
         for index, (number, row) in enumerate(zip(numbers, visibility, strict=True)):
             rows.writerow([uid, index, int(number), *(f"{value:.6g}" for value in row)])
-
-
-def _write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """One JSON object; a list of objects has one line an entry."""
-    lines = []
-    for name, value in report.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = ",\n  ".join(json.dumps(entry, allow_nan=False) for entry in value)
-            lines.append(f' "{name}": [\n  {entries}\n ]')
-        else:
-            lines.append(f' "{name}": {json.dumps(value, allow_nan=False)}')
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _plain(value: Any) -> Any:
