@@ -122,7 +122,7 @@ def _ensembles(facts: Mapping[str, Any]) -> str:
     return (
         lines
         + "<h3>Weights of ensemble-weighted, each fold's found on "
-        + f"{escape(facts['chosen_on'])} (least metric A of p')</h3>"
+        + f"{escape(facts['chosen_on'])} (least metric A of p)</h3>"
         + page.plain_table(["", "weights"], rows)
     )
 
