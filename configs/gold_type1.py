@@ -26,10 +26,10 @@ p .405, of calibrated p .289 (phantom); `docs/comparison.md`.
 """
 
 from ml_collections import ConfigDict
-from recipe_parts import SHARED, VARIANTS, layered
+from recipe_parts import SHARED, layered
 from recipe_parts.crops import CROPS
 
-__all__ = ["VARIANTS", "get_config"]
+VARIANTS = ("full", "phantom", "phantom-more", "smoke")
 
 RECIPE = {
     "full": {
@@ -42,6 +42,12 @@ RECIPE = {
         "data": {"batch_size": 24},
         "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.4, "slice_labels": "box", "train_positions": 5},
         "train": {"total_steps": 3000, "eval_steps": 250},
+    },
+    "phantom-more": {
+        "model": {"pretrained": ""},
+        "augment": {"bone_only": 0.4},
+        "optim": {"lr": 5e-4},
+        "train": {"init_from": "runs/compare/gold_type1_phantom/fold{fold}", "total_steps": 2000},
     },
     "smoke": {
         "data": {"batch_size": 4, "eval_batch_size": 8},

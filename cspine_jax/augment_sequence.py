@@ -15,6 +15,12 @@ from cspine_jax.config import AugmentConfig
 _BOX_BIT = 4
 """Of the labels that move with the picture: 0..15 is the mask, 16 is inside a box."""
 
+BONE_MARGIN = 0.03
+"""How far round the mask `bone_only` shows, as a share of the side: room for the edge and for neighbouring slices."""
+
+SOFT_TISSUE_HU = 40.0
+"""What `bone_only` puts elsewhere."""
+
 
 def prepare_sequence(
     image: jax.Array,
@@ -53,7 +59,11 @@ def prepare_sequence(
     x = x.reshape(*x.shape[:3], T, K)
     if labels is not None:
         moved = jnp.transpose(labels, (0, 2, 3, 1))[..., None]
-        x = jnp.concatenate([x, mask_scale * (moved & ((1 << _BOX_BIT) - 1)).astype(x.dtype)], axis=-1)
+        bone = moved & ((1 << _BOX_BIT) - 1)
+        if train and key is not None:
+            tissue = 0.5 + (SOFT_TISSUE_HU - config.window_level) / config.window_width
+            x = bone_only(x, bone, jax.random.fold_in(key, 5), config.bone_only, tissue)
+        x = jnp.concatenate([x, mask_scale * bone.astype(x.dtype)], axis=-1)
         if box is not None:
             x = jnp.concatenate([x, (moved >> _BOX_BIT).astype(x.dtype)], axis=-1)
     x = jnp.transpose(x, (0, 3, 1, 2, 4))
@@ -103,6 +113,31 @@ def cut_out(x: jax.Array, key: jax.Array, largest: float) -> jax.Array:
     )
     inside = rows[:, :, None] & columns[:, None, :] & blank[:, None, None]
     return jnp.where(inside[:, None, :, :, None], 0.0, x)
+
+
+def bone_only(x: jax.Array, mask: jax.Array, key: jax.Array, share: float, elsewhere: float) -> jax.Array:
+    """Shows nothing but the masked bone of some sequences.
+
+    Swelling betrays most fractures from afar, and a network that finds it has nothing more to learn from them.
+
+    Args:
+        x: [B, H, W, T, K].
+        mask: int [B, H, W, T, 1], above 0 in bone.
+        key: random key.
+        share: of sequences; 0 returns `x`.
+        elsewhere: value further than `BONE_MARGIN` from the bone of the same position.
+
+    Returns:
+        Same shape.
+    """
+    if not share:
+        return x
+    reach = 2 * round(BONE_MARGIN * max(x.shape[1:3])) + 1
+    near = (mask > 0).astype(x.dtype)
+    for window in ((1, reach, 1, 1, 1), (1, 1, reach, 1, 1)):
+        near = jax.lax.reduce_window(near, 0.0, jax.lax.max, window, (1,) * 5, "SAME")
+    chosen = jax.random.uniform(key, (len(x), 1, 1, 1, 1)) < share
+    return jnp.where(chosen & (near == 0.0), jnp.asarray(elsewhere, x.dtype), x)
 
 
 def shuffle_slices(x: jax.Array, there: jax.Array, key: jax.Array, share: float) -> jax.Array:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from cspine_jax import augment
-from cspine_jax.augment_sequence import cut_out, follow_slices, inside_boxes, prepare_sequence, shuffle_slices
+from cspine_jax.augment_sequence import (
+    SOFT_TISSUE_HU,
+    bone_only,
+    cut_out,
+    follow_slices,
+    inside_boxes,
+    prepare_sequence,
+    shuffle_slices,
+)
 from cspine_jax.config import AugmentConfig
 from cspine_jax.denoise import cluster_means, denoise
 from cspine_jax.errors import ConfigError
@@ -124,6 +132,26 @@ def test_cutout_blanks_one_box_of_half_of_the_sequences():
         rows, columns = gone[0, :, :, 0].any(1), gone[0, :, :, 0].any(0)
         assert (gone[0, :, :, 0] == rows[:, None] & columns[None]).all()
         assert rows.sum() <= 10 and columns.sum() <= 10
+
+
+def test_bone_alone_in_some_sequences():
+    image, mask = squares(B=60)
+    config = dataclasses.replace(OFF, bone_only=0.4)
+    there = jnp.ones((60, 3), bool)
+    noisy = image + 50 * (jnp.arange(24) % 2)[None, None, :, None, None].astype(jnp.int16)
+    x, plain = (np.asarray(prepare_sequence(noisy, mask, there, KEY, c, True)) for c in (config, OFF))
+    np.testing.assert_array_equal(x[..., 2], plain[..., 2])  # the mask is never hidden
+    hidden = (x != plain).any((1, 2, 3, 4))
+    assert 12 < hidden.sum() < 36
+    near = np.zeros((24, 24), bool)
+    near[5:15, 8:20] = True  # one pixel round the bone: 3% of the side
+    tissue = np.asarray(augment.window(jnp.array([SOFT_TISSUE_HU]), OFF))
+    for one, same in zip(x[hidden], plain[hidden], strict=True):
+        np.testing.assert_array_equal(one[:, near], same[:, near])
+        np.testing.assert_allclose(one[:, ~near, :2], tissue[0], rtol=1e-6)
+    assert bone_only(image, mask, KEY, 0.0, 0.3) is image
+    still = np.asarray(prepare_sequence(noisy, mask, there, None, config, False))
+    np.testing.assert_allclose(still, plain, atol=1e-6)
 
 
 def test_slice_shuffle_permutes_what_is_there():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from cspine_jax.inference.calibration import drawn_odds, undrawn, unweighted
 from cspine_jax.metrics import fit_isotonic, fit_platt, fit_temperature, log_loss
 from cspine_jax.metrics.calibration import FITS, Isotonic, Logistic, expit, logit
 
@@ -53,6 +54,25 @@ def test_calibrated_probabilities_cost_less_where_the_model_is_overconfident(nam
     labels, p = drawn(slope=0.4)
     new, q = drawn(slope=0.4, seed=1)
     assert log_loss(new, FITS[name](labels, p)(q)) < log_loss(new, q) - 0.05
+
+
+def test_drawing_positives_more_often_is_undone_exactly():
+    """Eight pictures x with known joint shares of (fractured example, fractured level): both posteriors come back."""
+    rng = np.random.default_rng(3)
+    joint = rng.random((8, 3))  # nothing broken; another level is; this level is
+    joint /= joint.sum()
+    prevalence = joint[:, 1:].sum()
+    for fraction in (0.05, 0.4, 0.9):
+        weights = np.array([(1 - fraction) / (1 - prevalence)] + [fraction / prevalence] * 2)
+        seen = joint * weights
+        seen /= seen.sum(1, keepdims=True)
+        odds, example = drawn_odds(fraction, prevalence), seen[:, 1:].sum(1)
+        found = undrawn(np.stack([example, seen[:, 2]], 1), example, odds)
+        truth = joint / joint.sum(1, keepdims=True)
+        np.testing.assert_allclose(found, np.stack([truth[:, 1:].sum(1), truth[:, 2]], 1))
+        np.testing.assert_allclose(undrawn(example, example, odds), unweighted(example, odds))
+    assert drawn_odds(0.0, 0.1) == 1.0 and undrawn([0.3], [0.3], 1.0) == pytest.approx([0.3])
+    assert undrawn([0.9], [0.1], 0.1) == 1.0  # a network that contradicts itself: no more than sure
 
 
 EDGES = {

@@ -22,7 +22,8 @@ class AugmentConfig:
     For every task: `distortion` moves the nodes of a coarse grid by up to that share of its cells, `blur` is the
     largest sigma of a Gaussian in pixels, `vertical_flip` and `transpose` act on half of the images each. For sequences
     (tasks "crops" and "study"): `cutout` blanks a box of up to that share of a side in half of them, the same in all
-    slices, and `slice_shuffle` is the share of sequences whose slices are put in random order.
+    slices, `slice_shuffle` is the share of sequences whose slices are put in random order, and `bone_only` the share in
+    which nothing but the bone of the mask is shown, so that breaks are learnt where swelling would tell.
     """
 
     window_level: float = 400.0
@@ -42,6 +43,7 @@ class AugmentConfig:
     blur: float = 0.0
     cutout: float = 0.0
     slice_shuffle: float = 0.0
+    bone_only: float = 0.0
     denoise: str = "none"
     background_hu: float = -300.0
     denoise_clusters: int = 4
@@ -57,5 +59,6 @@ class AugmentConfig:
         between(self, "blur", 0.0, 5.0)
         between(self, "cutout", 0.0, 1.0)
         between(self, "slice_shuffle", 0.0, 1.0)
+        between(self, "bone_only", 0.0, 1.0)
         one_of(self, "denoise", ("none", "threshold", "kmeans"))
         between(self, "denoise_clusters", 2, 16)

@@ -38,6 +38,8 @@ class Card:
         field_mm: side of the square it saw in training (median), None where that is not known.
         slice_mm: distance of its slices in training (median), None where that is not known.
         tta: views of the evaluation, None where it does not say.
+        drawn_odds: see `calibration.drawn_odds`, of a study-level model; None where the evaluation does not say, whose
+            thresholds then are of outputs without it.
     """
 
     thresholds: dict[str, float]
@@ -47,6 +49,7 @@ class Card:
     field_mm: float | None = None
     slice_mm: float | None = None
     tta: int | None = None
+    drawn_odds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +231,7 @@ def read_card(workdir: Path, config: Config) -> Card:
             thresholds = {level: float(said[level]["value"]) for level in LEVELS}
         prevalence = np.array([metrics["prevalence"][name] for name in TARGETS], np.float64)
         seen = metrics.get("seen", {})  # older evaluations do not say
-        seen = {name: seen.get(name) for name in ("field_mm", "slice_mm", "tta")}
+        seen = {name: seen.get(name) for name in ("field_mm", "slice_mm", "tta", "drawn_odds")}
         return Card(thresholds, prevalence, True, bool(metrics["phantom"]), **seen)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: {error!r} where thresholds, prevalence and phantom belong; {fix}") from error

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from cspine_jax.data.loader import EvalBatches
 from cspine_jax.data.views import View, ordered_batches, shuffled_batches
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation.targets import TargetTable, evaluate_targets
-from cspine_jax.inference.calibration import clinical_outputs
+from cspine_jax.inference.calibration import drawn_odds
+from cspine_jax.inference.study_level import clinical_outputs
 from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
 from cspine_jax.metrics.scorecard import format_scorecard, scorecard
 from cspine_jax.metrics.target_table import SPREAD_FILE, write_spread, write_targets
@@ -125,6 +127,13 @@ class OnTargets(Kind):
             validation=lambda: self.in_order(self.parts["validation"]),
         )
 
+    @functools.cached_property
+    def drawn_odds(self) -> float:
+        """By how much `study.fractured_fraction` raised the odds of a fracture in training."""
+        fraction = self.config.study.fractured_fraction
+        items = self.view.items(self.rows(self.parts["train"]), True)
+        return drawn_odds(fraction, float(self.view.positive(items).mean())) if fraction else 1.0
+
     def in_order(self, positions: np.ndarray) -> EvalBatches:
         """Batches of all examples of some studies, once each."""
         return ordered_batches(self.view, self.rows(positions), self.config.data, **shard())
@@ -156,7 +165,7 @@ class OnTargets(Kind):
         table = np.full((len(positions), len(TARGETS)), np.nan)
         if not found:
             return table
-        studies, p = self.task.study_targets(clinical_outputs(found, self.task.positive_weight))
+        studies, p = self.task.study_targets(clinical_outputs(found, self.task, self.drawn_odds))
         place = np.full(int(self.roster.row.max()) + 1, -1)
         rows = self.roster.row[positions]
         place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
@@ -195,7 +204,7 @@ class OnTargets(Kind):
                 **model.facts,
             },
             left_out=roster.left_out,
-            seen={**self.seen, "tta": config.eval.tta},
+            seen={**self.seen, "tta": config.eval.tta, "drawn_odds": self.drawn_odds},
             title=config.name,
         )
         self._print(tables["test"], metrics)

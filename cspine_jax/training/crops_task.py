@@ -37,6 +37,10 @@ class VertebraCropsTask(StudyLevelTask):
         """See `StudyLevelTask`."""
         return self._config.loss.positive_weight
 
+    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        """See `StudyLevelTask`: the vertebra is broken where any of its slices is."""
+        return table["slice_prob"].max(1)
+
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image = batch["image"]
         there = jnp.ones(image.shape[:2], bool)
@@ -93,6 +97,10 @@ class PatientCropsTask(StudyLevelTask):
     @property
     def _gold(self) -> bool:
         return self._config.study.model == "gold_patient"
+
+    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        """See `StudyLevelTask`."""
+        return table["patient_prob"] if self._gold else super().positive_prob(table)
 
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image, mask = batch["image"], batch["mask"]

@@ -56,6 +56,10 @@ class StudyLevelTask:
         """What a positive weighs in the loss against a negative."""
         raise NotImplementedError
 
+    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        """Of each example of a pass [N]: that it is one of those that `study.fractured_fraction` is about."""
+        return table["target_prob"][:, 0]
+
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         """What the network is shown, varied where there is a key.
 
@@ -76,7 +80,7 @@ class StudyLevelTask:
         padded (noise would be other noise for another length).
         """
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._config.seed), VIEW_STREAM), batch["view"][0])
-        augment = dataclasses.replace(self._config.augment, noise=0.0, cutout=0.0, slice_shuffle=0.0)
+        augment = dataclasses.replace(self._config.augment, noise=0.0, cutout=0.0, slice_shuffle=0.0, bone_only=0.0)
 
         def see(example: Batch) -> jax.Array:
             return self._see(jax.tree.map(lambda x: x[None], example), key, augment)[0]

@@ -21,6 +21,7 @@ from cspine_jax.evaluation.compare import read_tta
 from cspine_jax.experiment import Experiment
 from cspine_jax.inference.predict import load_run
 from cspine_jax.kinds import kind_of
+from cspine_jax.metrics.calibration import logit
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.checkpoint import load_best
@@ -117,6 +118,25 @@ def test_views_are_averaged_and_their_spread_is_written(gold, tmp_path):
     assert again.predict().with_name("tta.csv").is_file()
     Experiment(experiment.config, tmp_path / "w").evaluate()
     assert not (tmp_path / "w/evaluation/tta.csv").exists()
+
+
+def test_what_is_drawn_more_often_in_training_is_undone(gold, tmp_path):
+    experiment, metrics, _ = gold
+    assert metrics["seen"]["drawn_odds"] == 1.0
+    shutil.copytree(experiment.workdir, tmp_path / "w")
+    # a vertebra as its highest slice: then its odds are divided exactly
+    study = dataclasses.replace(experiment.config.study, fractured_fraction=0.4, highest=1)
+    again = Experiment(dataclasses.replace(experiment.config, study=study), tmp_path / "w")
+    odds = again.evaluate()["seen"]["drawn_odds"]
+    kind = again.kind
+    labels = kind.roster.labels[kind.parts["train"], 1:]  # every training vertebra has a crop
+    assert odds == pytest.approx(0.4 / 0.6 * (labels == 0).sum() / (labels == 1).sum())
+    assert load_run(tmp_path / "w").card.drawn_odds == odds
+    drawn = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
+    study = dataclasses.replace(study, fractured_fraction=0.0)
+    Experiment(dataclasses.replace(experiment.config, study=study), tmp_path / "w").evaluate()
+    plain = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
+    np.testing.assert_allclose(logit(drawn[:, 1:]), logit(plain[:, 1:]) - np.log(odds), atol=1e-3)
 
 
 def started(config, placement):
