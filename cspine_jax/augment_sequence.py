@@ -9,7 +9,7 @@ so do boxes, as the pixels inside.
 import jax
 import jax.numpy as jnp
 
-from cspine_jax.augment import prepare_pair
+from cspine_jax.augment import prepare_pair, window
 from cspine_jax.config import AugmentConfig
 
 _BOX_BIT = 4
@@ -61,7 +61,7 @@ def prepare_sequence(
         moved = jnp.transpose(labels, (0, 2, 3, 1))[..., None]
         bone = moved & ((1 << _BOX_BIT) - 1)
         if train and key is not None:
-            tissue = 0.5 + (SOFT_TISSUE_HU - config.window_level) / config.window_width
+            tissue = window(jnp.float32(SOFT_TISSUE_HU), config)
             x = bone_only(x, bone, jax.random.fold_in(key, 5), config.bone_only, tissue)
         x = jnp.concatenate([x, mask_scale * bone.astype(x.dtype)], axis=-1)
         if box is not None:
@@ -115,7 +115,7 @@ def cut_out(x: jax.Array, key: jax.Array, largest: float) -> jax.Array:
     return jnp.where(inside[:, None, :, :, None], 0.0, x)
 
 
-def bone_only(x: jax.Array, mask: jax.Array, key: jax.Array, share: float, elsewhere: float) -> jax.Array:
+def bone_only(x: jax.Array, mask: jax.Array, key: jax.Array, share: float, elsewhere: jax.Array) -> jax.Array:
     """Shows nothing but the masked bone of some sequences.
 
     Swelling betrays most fractures from afar, and a network that finds it has nothing more to learn from them.
@@ -134,10 +134,10 @@ def bone_only(x: jax.Array, mask: jax.Array, key: jax.Array, share: float, elsew
         return x
     reach = 2 * round(BONE_MARGIN * max(x.shape[1:3])) + 1
     near = (mask > 0).astype(x.dtype)
-    for window in ((1, reach, 1, 1, 1), (1, 1, reach, 1, 1)):
-        near = jax.lax.reduce_window(near, 0.0, jax.lax.max, window, (1,) * 5, "SAME")
+    for side in ((1, reach, 1, 1, 1), (1, 1, reach, 1, 1)):
+        near = jax.lax.reduce_window(near, 0.0, jax.lax.max, side, (1,) * 5, "SAME")
     chosen = jax.random.uniform(key, (len(x), 1, 1, 1, 1)) < share
-    return jnp.where(chosen & (near == 0.0), jnp.asarray(elsewhere, x.dtype), x)
+    return jnp.where(chosen & (near == 0.0), elsewhere.astype(x.dtype), x)
 
 
 def shuffle_slices(x: jax.Array, there: jax.Array, key: jax.Array, share: float) -> jax.Array:

@@ -1,8 +1,8 @@
 """An experiment from a configuration to a report: find or make the data, train or resume, evaluate, predict.
 
 `launch.py` is the command line of this module; what is particular to a task (`config.task`) is in `kinds`. Everything a
-run leaves is under its work folder W: `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `evaluation/`,
-`predictions/`.
+run leaves is under its work folder W: `config.json`, `learnt.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
+`evaluation/`, `predictions/`.
 """
 
 import contextlib
@@ -18,10 +18,12 @@ from cspine_jax.config import Config, to_dict
 from cspine_jax.kinds import Trained, kind_of
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.evaluate import run_pass
+from cspine_jax.training.learnt import Learnt, keep_learnt, learnt_from_phantoms
 from cspine_jax.training.loop import fit
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.step import Once, evaluator
 from cspine_jax.training.task import Batch
+from cspine_jax.training.warm import start_config, start_folder
 from cspine_jax.training.workdir import check_same, only_process, say, write_text
 from cspine_jax.training.writer import Writer, read_lines
 
@@ -67,7 +69,9 @@ class Experiment:
         self.workdir.mkdir(parents=True, exist_ok=True)
         with only_process(self.workdir):
             write_text(self.workdir / "config.json", json.dumps(to_dict(self.config), indent=1) + "\n")
-            say(f"train: {self.kind.about(loaders)}; {self.placement.mesh.size} devices")
+            keep_learnt(self.workdir, self._learnt())
+            devices = self.placement.mesh.devices.ravel()
+            say(f"train: {self.kind.about(loaders)}; {len(devices)} devices ({devices[0].device_kind})")
             with self._timed("training"):
                 done = fit(self.kind.task, self.config, loaders, self.workdir, placement=self.placement)
         self._evaluator = done.evaluate
@@ -76,6 +80,12 @@ class Experiment:
         else:
             start = f"resumed at step {done.resumed_from}; " if done.resumed_from else ""
             say(f"train: {start}{done.finished}")
+
+    def _learnt(self) -> Learnt:
+        phantom = self.kind.phantom
+        if self.config.train.init_from:
+            phantom &= learnt_from_phantoms(start_folder(self.config), start_config(self.config))
+        return Learnt(phantom, self.kind.drawn_odds)
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the best checkpoint, writes `W/evaluation/` and prints the table.

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config, flatten, from_dict, to_dict
+from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import ConfigError, CspineError
 from cspine_jax.memory import keep_freed_memory
 from cspine_jax.metrics.target_table import UID, read_targets
@@ -32,6 +33,7 @@ from cspine_jax.recipes import load_recipe
 from cspine_jax.training.signals import Interrupted, StopSignals
 
 PREDICTIONS, VALIDATION, TTA = (f"evaluation/{name}.csv" for name in ("predictions", "validation", "tta"))
+METRICS = "evaluation/metrics.json"
 LABELS, COST, LOG = "labels.csv", "cost.json", "log.txt"
 LAST_LINES = 5
 SECOND_SIGNAL = 300.0
@@ -114,7 +116,7 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the run was done before, with these settings.
+    """Whether the run was done before, with these settings, and evaluated as it would be today.
 
     Raises:
         ConfigError: the folder is of a run with other settings.
@@ -136,7 +138,16 @@ def is_finished(job: Job) -> bool:
             "another --workdir"
         )
     cost = _json(job.workdir / COST) or {}
-    return bool(cost.get("finished")) and all((job.workdir / name).is_file() for name in (PREDICTIONS, LABELS))
+    there = all((job.workdir / name).is_file() for name in (PREDICTIONS, LABELS))
+    return bool(cost.get("finished")) and there and not _evaluated_otherwise(job)
+
+
+def _evaluated_otherwise(job: Job) -> bool:
+    """Whether an older version left in the probabilities what is drawn more often in training: on another scale."""
+    if job.config.task not in STUDY_LEVEL or not job.config.study.fractured_fraction:
+        return False
+    metrics = _json(job.workdir / METRICS) or {}
+    return "drawn_odds" not in metrics.get("seen", {})
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -149,7 +149,7 @@ def test_bone_alone_in_some_sequences():
     for one, same in zip(x[hidden], plain[hidden], strict=True):
         np.testing.assert_array_equal(one[:, near], same[:, near])
         np.testing.assert_allclose(one[:, ~near, :2], tissue[0], rtol=1e-6)
-    assert bone_only(image, mask, KEY, 0.0, 0.3) is image
+    assert bone_only(image, mask, KEY, 0.0, jnp.float32(0.3)) is image
     still = np.asarray(prepare_sequence(noisy, mask, there, None, config, False))
     np.testing.assert_allclose(still, plain, atol=1e-6)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from cspine_jax.inference.calibration import drawn_odds, undrawn, unweighted
 from cspine_jax.metrics import fit_isotonic, fit_platt, fit_temperature, log_loss
 from cspine_jax.metrics.calibration import FITS, Isotonic, Logistic, expit, logit
+from cspine_jax.metrics.clinical import drawn_odds, undrawn, unweighted
 
 
 def drawn(n=20000, slope=1.0, bias=0.0, seed=0):

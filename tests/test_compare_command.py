@@ -122,6 +122,22 @@ def test_a_finished_run_that_lost_a_file_runs_again(fake):
     assert calls(w)["a/fold0"] == 2 and sum(calls(w).values()) == 7
 
 
+def test_a_run_whose_drawing_of_examples_is_still_in_its_answers_is_evaluated_again(fake):
+    """Its probabilities are on another scale than those that are written today."""
+    w, call = fake
+    recipe = w.parent / "a.py"
+    study = "{'task': 'crops', 'study': {'fractured_fraction': 0.4}, 'name'"
+    recipe.write_text(recipe.read_text().replace("{'name'", study))
+    assert call("--no-run") == 2 and call() == 1  # the made-up runs write no metrics.json
+    for k in range(3):
+        (w / "a" / f"fold{k}" / "evaluation" / "metrics.json").write_text('{"seen": {"drawn_odds": 6.0}}')
+    assert call() == 0
+    assert {k: n for k, n in calls(w).items() if k.startswith("a")} == {f"a/fold{k}": 1 for k in range(3)}
+    (w / "a" / "fold1" / "evaluation" / "metrics.json").write_text('{"seen": {"tta": 0}}')
+    assert call("--only", "0") == 0 and calls(w)["a/fold1"] == 1
+    assert call() == 1 and calls(w)["a/fold1"] == 2
+
+
 def test_a_failing_run_is_named_the_others_go_on_and_it_is_never_mixed_in(fake, capsys):
     w, call = fake
     recipe = w.parent / "a.py"

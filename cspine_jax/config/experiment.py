@@ -48,6 +48,11 @@ class Config:
             raise ConfigError(
                 f"train.choose_by={self.train.choose_by!r}: task {self.task!r} has no such figure; set it to 'loss'"
             )
+        if self.augment.bone_only and self.task != "crops" and not (self.task == "study" and self.study.with_mask):
+            raise ConfigError(
+                f"augment.bone_only={self.augment.bone_only}: the model has no mask; set it to 0 (task 'study': or "
+                "study.with_mask=True)"
+            )
         if self.study.train_positions > self.crops.positions:
             raise ConfigError(
                 f"study.train_positions={self.study.train_positions}: crops have crops.positions="

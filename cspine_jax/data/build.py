@@ -32,7 +32,7 @@ from cspine_jax.data.lock import Lock as _Lock
 from cspine_jax.data.metadata import METADATA_FILE, shard_name, write_metadata
 from cspine_jax.data.recipe import Made, Recipe
 from cspine_jax.data.study import examples, load_study
-from cspine_jax.data.tables import UID, Note, StudyEntry, Tables, hashed, read_tables
+from cspine_jax.data.tables import PHANTOM, UID, Note, StudyEntry, Tables, hashed, read_tables
 from cspine_jax.errors import DataError
 from cspine_jax.workers import process_pool
 
@@ -132,7 +132,7 @@ class _Slices:
         return {}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
-        return {}
+        return {"phantom": (tables.manual_dir / PHANTOM).is_file()}
 
     def differs(self, name: str, there: Mapping[str, Any]) -> str | None:
         return None

@@ -1,5 +1,6 @@
 """TFDS metadata beside the shards: what `tfds.builder_from_directory` needs, written without TensorFlow."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_info, file_adapters, naming, splits
 
 from cspine_jax.data.features import DATASET_NAME, SPLIT, VERSION, Layout
+from cspine_jax.data.tables import PHANTOM
 
 METADATA_FILE = "metadata.json"
 HOMEPAGE = "https://www.kaggle.com/competitions/rsna-2022-cervical-spine-fracture-detection"
@@ -80,3 +82,17 @@ def write_metadata(
     )
     info.set_splits(splits.SplitDict([split]))
     info.write_to_directory(folder)
+
+
+def is_phantom(path: Path) -> bool:
+    """Whether records are of synthetic studies, as `cspine build` noted it.
+
+    Those of older versions do not say, and are where the folder they were made from still is and does; those of `tfds
+    build` count as real.
+    """
+    file = path / METADATA_FILE
+    if not file.is_file():
+        return False
+    there = json.loads(file.read_text(encoding="utf-8"))
+    folder = there.get("manual_dir", "")
+    return bool(there.get("phantom")) or bool(folder and (Path(folder) / PHANTOM).is_file())

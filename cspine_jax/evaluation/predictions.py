@@ -10,7 +10,7 @@ import numpy as np
 from cspine_jax import aggregation
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS, VERTEBRAE
 from cspine_jax.errors import DataError
-from cspine_jax.inference.calibration import unweighted
+from cspine_jax.metrics.clinical import unweighted
 from cspine_jax.metrics.target_table import write_targets
 
 
@@ -98,7 +98,7 @@ class Aggregated:
 
 
 def clinical(split: SplitPredictions, positive_weight: float, *, vertebra: bool) -> SplitPredictions:
-    """Undoes the loss weight of positives (`cspine_jax.inference.calibration.unweighted`).
+    """Undoes the loss weight of positives (`cspine_jax.metrics.clinical.unweighted`).
 
     Args:
         split: the network's outputs.

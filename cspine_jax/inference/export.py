@@ -15,6 +15,7 @@ from cspine_jax.errors import DataError
 from cspine_jax.inference.run import from_folder
 from cspine_jax.inference.weights import CARD, TASKS, Card, flatten
 from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.learnt import learnt_from_phantoms
 from cspine_jax.training.sharding import place
 from cspine_jax.training.workdir import read_json, write_text
 
@@ -42,7 +43,7 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
         config = _run_config(kind, workdir)
         params, stats, step = load_best(TASKS[kind](config), workdir, place())
         arrays |= _halves(kind, params, stats)
-        phantom &= not config.data.manual_dir or (Path(config.data.manual_dir) / "phantom.json").is_file()
+        phantom &= learnt_from_phantoms(workdir, config)
         metrics = workdir / "evaluation" / "metrics.json"
         figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         networks[kind] = {

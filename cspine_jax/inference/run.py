@@ -15,9 +15,10 @@ from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.data.resize import resize_hu
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.inference import weights
-from cspine_jax.inference.calibration import unweighted
+from cspine_jax.metrics.clinical import unweighted
 from cspine_jax.metrics.scorecard import POOLED
 from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.learnt import learnt_from_phantoms, read_learnt
 from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.workdir import read_json
@@ -38,8 +39,8 @@ class Card:
         field_mm: side of the square it saw in training (median), None where that is not known.
         slice_mm: distance of its slices in training (median), None where that is not known.
         tta: views of the evaluation, None where it does not say.
-        drawn_odds: see `calibration.drawn_odds`, of a study-level model; None where the evaluation does not say, whose
-            thresholds then are of outputs without it.
+        drawn_odds: see `metrics.clinical.drawn_odds`, of a study-level model; None where that is not known. An older
+            evaluation does not say, and its thresholds are of outputs without it.
     """
 
     thresholds: dict[str, float]
@@ -217,10 +218,11 @@ def read_card(workdir: Path, config: Config) -> Card:
         DataError: it is damaged.
     """
     path = workdir / "evaluation" / "metrics.json"
-    folder = config.data.manual_dir
+    learnt = read_learnt(workdir)
     if not path.exists():
-        phantom = not folder or (Path(folder) / "phantom.json").exists()
-        return Card(dict.fromkeys(LEVELS, 0.5), np.full(len(TARGETS), 0.5), False, phantom)
+        phantom = learnt_from_phantoms(workdir, config)
+        odds = None if learnt is None else learnt.drawn_odds
+        return Card(dict.fromkeys(LEVELS, 0.5), np.full(len(TARGETS), 0.5), False, phantom, drawn_odds=odds)
     fix = "run `launch.py --mode=evaluate` again"
     metrics = read_json(path, fix)
     try:
@@ -232,6 +234,7 @@ def read_card(workdir: Path, config: Config) -> Card:
         prevalence = np.array([metrics["prevalence"][name] for name in TARGETS], np.float64)
         seen = metrics.get("seen", {})  # older evaluations do not say
         seen = {name: seen.get(name) for name in ("field_mm", "slice_mm", "tta", "drawn_odds")}
-        return Card(thresholds, prevalence, True, bool(metrics["phantom"]), **seen)
+        phantom = bool(metrics["phantom"]) if learnt is None else learnt.phantom
+        return Card(thresholds, prevalence, True, phantom, **seen)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: {error!r} where thresholds, prevalence and phantom belong; {fix}") from error

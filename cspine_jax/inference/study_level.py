@@ -7,7 +7,6 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.views import View
-from cspine_jax.inference.calibration import undrawn, unweighted
 from cspine_jax.inference.run import read_card, read_config
 from cspine_jax.inference.weights import digest_of
 from cspine_jax.training.checkpoint import load_best
@@ -15,7 +14,6 @@ from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.sharding import place
 from cspine_jax.training.step import Once, evaluator
-from cspine_jax.training.study_task import StudyLevelTask
 
 BY_TRUE_MASKS = "thresholds were chosen on what true masks show; this study's vertebrae are as they were found"
 """Said of a model that reads masks, and was evaluated with true ones."""
@@ -82,20 +80,7 @@ class StudyLevelRun:
     def _pass(self, step: Once, batches: list[Batch]) -> dict[str, np.ndarray]:
         done = run_pass(step, self._params, self._stats, batches, self._placement)
         assert done is not None  # only a stop gives a pass up
-        return clinical_outputs(done[1], self.task, self.card.drawn_odds or 1.0)
-
-
-def clinical_outputs(found: dict[str, np.ndarray], task: StudyLevelTask, odds: float = 1.0) -> dict[str, np.ndarray]:
-    """The table of a pass with clinical probabilities: `*_prob` without the loss weight of positives and the drawing.
-
-    Args:
-        found: see `training.evaluate.run_pass`.
-        task: whose pass it was.
-        odds: see `calibration.drawn_odds`.
-    """
-    table = {name: unweighted(x, task.positive_weight) if name.endswith("_prob") else x for name, x in found.items()}
-    positive = task.positive_prob(table)
-    return {name: undrawn(x, positive, odds) if name.endswith("_prob") else x for name, x in table.items()}
+        return self.task.clinical(done[1], self.card.drawn_odds or 1.0)
 
 
 def _batches(view: View, batch: int) -> list[Batch]:

@@ -8,10 +8,10 @@ import numpy as np
 from cspine_jax.config import Config
 from cspine_jax.data.source import SliceTable
 from cspine_jax.evaluation import SplitPredictions, evaluate, format_table
-from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import Trained
 from cspine_jax.kinds.on_records import OF_STACKS, OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
+from cspine_jax.metrics.clinical import unweighted
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.task import Loaders
 from cspine_jax.training.workdir import say

@@ -67,6 +67,16 @@ class Kind(abc.ABC):
     task: Task
     config: Config
 
+    @property
+    @abc.abstractmethod
+    def phantom(self) -> bool:
+        """The data are synthetic."""
+
+    @property
+    def drawn_odds(self) -> float:
+        """By how much drawing raises the odds of a positive example in training, as far as the answers undo that."""
+        return 1.0
+
     @abc.abstractmethod
     def prepare(self) -> None:
         """Finds or makes the data; called once, before anything below."""

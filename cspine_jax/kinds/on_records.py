@@ -36,6 +36,11 @@ class OnRecords(Kind):
         """The records."""
         return find_records(self.config.data)
 
+    @property
+    def phantom(self) -> bool:
+        """See `Kind`."""
+        return self.data.phantom
+
     def prepare(self) -> None:
         """Finds or makes the records.
 

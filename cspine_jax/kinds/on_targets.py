@@ -11,14 +11,14 @@ import numpy as np
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.data.loader import EvalBatches
-from cspine_jax.data.views import View, ordered_batches, shuffled_batches
+from cspine_jax.data.views import View, ordered_batches, prevalence, shuffled_batches
 from cspine_jax.errors import DataError
 from cspine_jax.evaluation.targets import TargetTable, evaluate_targets
-from cspine_jax.inference.calibration import drawn_odds
-from cspine_jax.inference.study_level import clinical_outputs
 from cspine_jax.kinds.kind import PICTURES, Kind, Trained, shard
+from cspine_jax.metrics.clinical import drawn_odds
 from cspine_jax.metrics.scorecard import format_scorecard, scorecard
 from cspine_jax.metrics.target_table import SPREAD_FILE, write_spread, write_targets
+from cspine_jax.training.learnt import read_learnt
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import Loaders
 from cspine_jax.training.workdir import say
@@ -36,6 +36,7 @@ NETWORK = (
             "stem",
         )
     ),
+    "study.fractured_fraction",
     "loss.positive_weight",
 )
 """Fields that a trained study-level model cannot be used without keeping."""
@@ -86,11 +87,6 @@ class OnTargets(Kind):
         """The examples."""
 
     @property
-    @abc.abstractmethod
-    def phantom(self) -> bool:
-        """The data are synthetic."""
-
-    @property
     def seen(self) -> dict[str, float]:
         """Field of view and slice distance of the records, where they say; see `SliceTable.seen`."""
         return {}
@@ -129,10 +125,15 @@ class OnTargets(Kind):
 
     @functools.cached_property
     def drawn_odds(self) -> float:
-        """By how much `study.fractured_fraction` raised the odds of a fracture in training."""
+        """See `Kind`: `study.fractured_fraction` among the training examples."""
         fraction = self.config.study.fractured_fraction
-        items = self.view.items(self.rows(self.parts["train"]), True)
-        return drawn_odds(fraction, float(self.view.positive(items).mean())) if fraction else 1.0
+        train = self.rows(self.parts["train"])
+        return drawn_odds(fraction, prevalence(self.view, train, fraction)) if fraction else 1.0
+
+    def _odds(self, model: Trained) -> float:
+        """What its outputs are to be rid of: as it was trained, whatever it is asked about now."""
+        learnt = read_learnt(model.workdir)
+        return self.drawn_odds if learnt is None else learnt.drawn_odds
 
     def in_order(self, positions: np.ndarray) -> EvalBatches:
         """Batches of all examples of some studies, once each."""
@@ -152,20 +153,21 @@ class OnTargets(Kind):
             Clinical probabilities float64 [n, 8], NaN where not visible: with `eval.tta` the mean over the plain view
             and the others. Their standard deviation over these views for the vertebrae, [n, 7]; None without.
         """
-        views = [self._table(model.run(self.in_order(positions)), positions)]
+        odds = self._odds(model)
+        views = [self._table(model.run(self.in_order(positions)), positions, odds)]
         if count := self.config.eval.tta:
             found = model.run_views(self.in_order(positions), count)
             for view in range(count):
                 of_view = {name: x[found["view"] == view] for name, x in found.items()}
-                views.append(self._table(of_view, positions))
+                views.append(self._table(of_view, positions, odds))
         return np.mean(views, axis=0), np.std(views, axis=0)[:, 1:] if len(views) > 1 else None
 
-    def _table(self, found: dict[str, np.ndarray], positions: np.ndarray) -> np.ndarray:
+    def _table(self, found: dict[str, np.ndarray], positions: np.ndarray, odds: float) -> np.ndarray:
         """Outputs of a pass as clinical probabilities, [n, 8]."""
         table = np.full((len(positions), len(TARGETS)), np.nan)
         if not found:
             return table
-        studies, p = self.task.study_targets(clinical_outputs(found, self.task, self.drawn_odds))
+        studies, p = self.task.study_targets(self.task.clinical(found, odds))
         place = np.full(int(self.roster.row.max()) + 1, -1)
         rows = self.roster.row[positions]
         place[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
@@ -204,7 +206,7 @@ class OnTargets(Kind):
                 **model.facts,
             },
             left_out=roster.left_out,
-            seen={**self.seen, "tta": config.eval.tta, "drawn_odds": self.drawn_odds},
+            seen={**self.seen, "tta": config.eval.tta, "drawn_odds": self._odds(model)},
             title=config.name,
         )
         self._print(tables["test"], metrics)

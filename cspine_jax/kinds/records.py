@@ -12,6 +12,7 @@ from cspine_jax.data import build as records
 from cspine_jax.data.crops import CropTable
 from cspine_jax.data.features import RecordConfig
 from cspine_jax.data.loader import split_studies
+from cspine_jax.data.metadata import is_phantom
 from cspine_jax.data.source import SliceTable
 from cspine_jax.data.tables import LABELS, read_tables
 from cspine_jax.errors import DataError
@@ -111,9 +112,7 @@ def find_folder(config: DataConfig) -> Path:
 
 def _open(path: Path, config: DataConfig) -> Records:
     table = dealt(SliceTable.open(path, cache_mb=config.cache_mb), config)
-    manual_dir = _made_from(path)
-    phantom = bool(manual_dir) and (Path(manual_dir) / "phantom.json").is_file()
-    return Records(table, split_studies(table, config), phantom, manual_dir)
+    return Records(table, split_studies(table, config), is_phantom(path), _made_from(path))
 
 
 T = TypeVar("T", SliceTable, CropTable)

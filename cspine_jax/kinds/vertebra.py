@@ -7,10 +7,10 @@ import numpy as np
 
 from cspine_jax.config import Config
 from cspine_jax.evaluation import SplitPredictions, evaluate_presence, format_table
-from cspine_jax.inference.calibration import unweighted
 from cspine_jax.kinds.kind import Trained
 from cspine_jax.kinds.on_records import OF_STACKS, OnRecords
 from cspine_jax.kinds.slice_csv import write_slice_table
+from cspine_jax.metrics.clinical import unweighted
 from cspine_jax.training.vertebra_task import VertebraTask
 from cspine_jax.training.workdir import say
 from cspine_jax.training.writer import read_lines

@@ -18,6 +18,7 @@ from cspine_jax.augment_sequence import follow_slices, prepare_sequence
 from cspine_jax.config import AugmentConfig, Config
 from cspine_jax.config.study import ON_VERTEBRAE
 from cspine_jax.losses import copies_loss, sequence_loss
+from cspine_jax.metrics.clinical import unweighted
 from cspine_jax.training.study_task import RSNA_POSITIVE_WEIGHT, Judged, StudyLevelTask, StudyTask, judge_targets
 from cspine_jax.training.task import Batch
 
@@ -37,9 +38,16 @@ class VertebraCropsTask(StudyLevelTask):
         """See `StudyLevelTask`."""
         return self._config.loss.positive_weight
 
-    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
-        """See `StudyLevelTask`: the vertebra is broken where any of its slices is."""
+    def _positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        """The vertebra is broken where any of its slices is."""
         return table["slice_prob"].max(1)
+
+    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
+        """A slice of bronze knows of no other: what it says of itself is all that it says of the vertebra."""
+        found = super()._undrawn(table, names, odds)
+        if self._config.study.model == "bronze":
+            found["slice_prob"] = unweighted(table["slice_prob"], odds)
+        return found
 
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image = batch["image"]
@@ -98,9 +106,8 @@ class PatientCropsTask(StudyLevelTask):
     def _gold(self) -> bool:
         return self._config.study.model == "gold_patient"
 
-    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
-        """See `StudyLevelTask`."""
-        return table["patient_prob"] if self._gold else super().positive_prob(table)
+    def _positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        return table["patient_prob"] if self._gold else super()._positive_prob(table)
 
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
         image, mask = batch["image"], batch["mask"]

@@ -14,6 +14,7 @@ from cspine_jax.augment_sequence import prepare_sequence
 from cspine_jax.config import AugmentConfig, Config
 from cspine_jax.losses import rsna_loss, where_loss
 from cspine_jax.metrics import roc_auc
+from cspine_jax.metrics.clinical import undrawn, unweighted
 from cspine_jax.models.published import load_pretrained
 from cspine_jax.training.study_models import build_model, channels
 from cspine_jax.training.task import Batch, Parts
@@ -56,8 +57,26 @@ class StudyLevelTask:
         """What a positive weighs in the loss against a negative."""
         raise NotImplementedError
 
-    def positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
-        """Of each example of a pass [N]: that it is one of those that `study.fractured_fraction` is about."""
+    def clinical(self, table: dict[str, np.ndarray], odds: float = 1.0) -> dict[str, np.ndarray]:
+        """The table of a pass (see `training.evaluate.run_pass`) with clinical probabilities.
+
+        Args:
+            table: its `*_prob` as the loss weight of positives and `study.fractured_fraction` made them, and `breaks`
+                (see `look`) by the latter alone.
+            odds: see `metrics.clinical.drawn_odds`.
+        """
+        probabilities = {name: x for name, x in table.items() if name.endswith("_prob")}
+        found = {name: unweighted(x, self.positive_weight) for name, x in probabilities.items()}
+        found |= {name: table[name] for name in ("breaks",) if name in table}
+        return table | (self._undrawn(table | found, list(found), odds) if odds != 1 else found)
+
+    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
+        """Columns of a table as if no example had been drawn more often than another."""
+        positive = self._positive_prob(table)
+        return {name: undrawn(table[name], positive, odds) for name in names}
+
+    def _positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
+        """Of each example [N]: that it is one of those that `study.fractured_fraction` is about."""
         return table["target_prob"][:, 0]
 
     def _see(self, batch: Batch, key: jax.Array | None, augment: AugmentConfig) -> jax.Array:
@@ -150,7 +169,7 @@ class StudyLevelTask:
     def predict(
         self, params: Any, stats: Any, batch: Batch
     ) -> tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]:
-        """Probabilities, as the weighted loss makes them: see `inference.calibration.unweighted`.
+        """Probabilities, as the weighted loss makes them: see `metrics.clinical.unweighted`.
 
         With a column `view` in the batch (all of one number) they are of that test-time augmentation.
         """
@@ -199,6 +218,21 @@ class StudyTask(StudyLevelTask):
             key is not None,
             mask_scale=1.0 / NUM_VERTEBRAE,
         )
+
+    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
+        """A clip is drawn for the vertebra it is about; of others in it that says nothing.
+
+        So their outputs stay, and what is left of the patient's beyond the own vertebra's does too.
+        """
+        if "level" not in table:
+            return super()._undrawn(table, names, odds)
+        p = np.asarray(table["target_prob"], np.float64)
+        here, at = np.arange(len(p)), np.asarray(table["level"])
+        own = p[here, at]
+        found = p.copy()
+        found[here, at] = undrawn(own, own, odds)
+        found[:, 0] = undrawn(own + odds * np.maximum(p[:, 0] - own, 0), own, odds)
+        return {"target_prob": found}
 
     def _there(self, batch: Batch) -> jax.Array:
         return batch["there"]

@@ -40,14 +40,24 @@ def warm(state: TrainState, task: Task, config: Config, placement: Placement) ->
     return state
 
 
+def start_folder(config: Config) -> Path:
+    """Of the run that `train.init_from` names."""
+    return Path(config.train.init_from.replace("{fold}", str(config.data.fold))).expanduser()
+
+
+def start_config(config: Config) -> Config:
+    """Of the run that `train.init_from` names; `config` where it has none."""
+    file = start_folder(config) / "config.json"
+    return from_dict(read_json(file, "give the --workdir of a finished run")) if file.is_file() else config
+
+
 def _from_run(state: TrainState, task: Task, config: Config, placement: Placement) -> TrainState:
     """The state with another run's best weights: all of the same network, what two study-level ones have in common."""
     given = f"train.init_from={config.train.init_from!r}"
-    folder = Path(config.train.init_from.replace("{fold}", str(config.data.fold))).expanduser()
+    folder = start_folder(config)
     if not (folder / "checkpoints").is_dir():
         raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
-    file = folder / "config.json"
-    theirs = from_dict(read_json(file, "give the --workdir of a finished run")) if file.is_file() else config
+    theirs = start_config(config)
     _check_folds(given, config, theirs)
     if not isinstance(task, StudyLevelTask) or theirs.task not in STUDY_LEVEL:
         params, stats, _ = load_best(task, folder, placement)

@@ -25,6 +25,7 @@ from cspine_jax.data.crops import build as crops_build
 from cspine_jax.data.crops.cut import boxed, look, plan, sample
 from cspine_jax.data.crops.layout import COLUMNS
 from cspine_jax.data.index import Columns
+from cspine_jax.data.metadata import METADATA_FILE, is_phantom
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
 from cspine_jax.phantom.dataset import make_study, write_dataset
@@ -460,8 +461,16 @@ def test_phantoms_are_known(folder, tmp_path):
     shutil.copytree(folder[0], root)
     (root / "phantom.json").write_text('{"size": 24, "version": "1"}')
     path = build_crops(root, tmp_path, CROPS, workers=1).path
-    shutil.rmtree(root)  # the crops still know
-    assert CropTable.open(path).phantom
+    slices = build_module.build(root, tmp_path, size=16, workers=1).path
+    shutil.rmtree(root)  # the records still know
+    assert CropTable.open(path).phantom and is_phantom(slices)
+    made = json.loads((slices / METADATA_FILE).read_text())
+    assert made.pop("phantom")
+    (slices / METADATA_FILE).write_text(json.dumps(made))  # as older versions wrote it
+    assert not is_phantom(slices)
+    root.mkdir()
+    (root / "phantom.json").write_text("{}")
+    assert is_phantom(slices)
 
 
 def test_hashed_uids(tmp_path):

@@ -124,19 +124,48 @@ def test_what_is_drawn_more_often_in_training_is_undone(gold, tmp_path):
     experiment, metrics, _ = gold
     assert metrics["seen"]["drawn_odds"] == 1.0
     shutil.copytree(experiment.workdir, tmp_path / "w")
-    # a vertebra as its highest slice: then its odds are divided exactly
-    study = dataclasses.replace(experiment.config.study, fractured_fraction=0.4, highest=1)
-    again = Experiment(dataclasses.replace(experiment.config, study=study), tmp_path / "w")
-    odds = again.evaluate()["seen"]["drawn_odds"]
-    kind = again.kind
+    learnt = tmp_path / "w" / "learnt.json"
+    assert json.loads(learnt.read_text()) == {"phantom": True, "drawn_odds": 1.0}
+
+    def asked(fraction):
+        # a vertebra as its highest slice: then its odds are divided exactly
+        study = dataclasses.replace(experiment.config.study, fractured_fraction=fraction, highest=1)
+        again = Experiment(dataclasses.replace(experiment.config, study=study), tmp_path / "w")
+        odds = again.evaluate()["seen"]["drawn_odds"]
+        assert load_run(tmp_path / "w").card.drawn_odds == odds
+        return again.kind, odds, read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
+
+    _, _, plain = asked(0.0)
+    learnt.write_text('{"phantom": true, "drawn_odds": 6.5}')  # what it was trained with counts, not what is asked now
+    _, odds, found = asked(0.0)
+    assert odds == 6.5
+    np.testing.assert_allclose(logit(found[:, 1:]), logit(plain[:, 1:]) - np.log(6.5), atol=1e-3)
+    with pytest.raises(ConfigError, match=r"study\.fractured_fraction=0\.4"):
+        asked(0.4)
+
+    learnt.unlink()  # a run of an older version: as its configuration and its data say
+    config = json.loads((tmp_path / "w" / "config.json").read_text())
+    config["study"]["fractured_fraction"] = 0.4
+    (tmp_path / "w" / "config.json").write_text(json.dumps(config))
+    kind, odds, found = asked(0.4)
     labels = kind.roster.labels[kind.parts["train"], 1:]  # every training vertebra has a crop
-    assert odds == pytest.approx(0.4 / 0.6 * (labels == 0).sum() / (labels == 1).sum())
-    assert load_run(tmp_path / "w").card.drawn_odds == odds
-    drawn = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
-    study = dataclasses.replace(study, fractured_fraction=0.0)
-    Experiment(dataclasses.replace(experiment.config, study=study), tmp_path / "w").evaluate()
-    plain = read_targets(tmp_path / "w/evaluation/predictions.csv", allow_empty=True)[1]
-    np.testing.assert_allclose(logit(drawn[:, 1:]), logit(plain[:, 1:]) - np.log(odds), atol=1e-3)
+    assert odds == pytest.approx(0.4 / 0.6 * (labels == 0).sum() / (labels == 1).sum()) == kind.drawn_odds
+    np.testing.assert_allclose(logit(found[:, 1:]), logit(plain[:, 1:]) - np.log(odds), atol=1e-3)
+
+
+def test_a_run_that_started_from_real_studies_has_not_seen_phantoms_alone(gold, tmp_path):
+    experiment, _, _ = gold
+    start = tmp_path / "start"
+    shutil.copytree(experiment.workdir, start)
+    (start / "learnt.json").write_text('{"phantom": false, "drawn_odds": 1.0}')
+    train = dataclasses.replace(experiment.config.train, init_from=str(start), total_steps=1)
+    Experiment(dataclasses.replace(experiment.config, train=train), tmp_path / "w").train()
+    assert not load_run(tmp_path / "w").card.phantom
+    Experiment(experiment.config, start).evaluate()  # of phantoms: that does not change what it has learnt from
+    assert not load_run(start).card.phantom
+    (start / "learnt.json").write_text("{}")
+    with pytest.raises(DataError, match=r"learnt\.json: KeyError\('phantom'\) where phantom and drawn_odds belong"):
+        load_run(start)
 
 
 def started(config, placement):

@@ -287,6 +287,36 @@ def test_gold_patients_fuse_their_own_answer():
     assert np.isnan(p[0, [1, 2, 4, 5, 6, 7]]).all()
 
 
+def test_drawing_is_undone_by_what_was_drawn():
+    f = np.array([[0.2, 0.6, 0.4]])
+    for model, expected in (("gold", f / (5 - 4 * 0.6)), ("bronze", f / (5 - 4 * f))):
+        task = task_of(config(model, loss={"positive_weight": 1.0}))
+        table = {"study": np.zeros(1, int), "slice_prob": f, "breaks": 0.5 * f}
+        found = task.clinical(table, 5.0)
+        np.testing.assert_allclose(found["slice_prob"], expected)
+        np.testing.assert_allclose(found["breaks"], 0.5 * f / (5 - 4 * 0.6))
+        np.testing.assert_allclose(task.clinical(table)["slice_prob"], f)
+        assert found["study"] is table["study"]
+    task = task_of(config("gold_patient", loss={"positive_weight": 1.0}))
+    found = task.clinical({"slice_prob": f, "patient_prob": np.array([0.7])}, 5.0)
+    np.testing.assert_allclose(
+        [*found["slice_prob"][0], *found["patient_prob"]], np.array([*f[0], 0.7]) / (5 - 4 * 0.7)
+    )
+
+
+def test_a_clip_is_drawn_for_its_own_vertebra():
+    """By the rule of Bayes on (own vertebra broken, neighbour broken), which are independent given the picture."""
+    odds, own, near = 21.0, 0.25, 0.55
+    seen = np.array([[(1 - own) * (1 - near), (1 - own) * near], [own * (1 - near), own * near]])
+    truth = seen * np.array([[odds], [1.0]])
+    truth /= truth.sum()
+    weighted = np.zeros(8)  # as the loss, which counts positives twice, makes them
+    weighted[[0, 3, 4]] = [2 * p / (1 + p) for p in (1 - seen[0, 0], own, near)]
+    task = StudyTask(config("cnn3d", study={"clip_depth": 4}))
+    p = task.clinical({"target_prob": weighted[None], "level": np.array([3])}, odds)["target_prob"][0]
+    np.testing.assert_allclose(p[[0, 3, 4]], [1 - truth[0, 0], truth[1].sum(), truth[:, 1].sum()])
+
+
 def test_clips_join_by_how_much_they_show():
     task = StudyTask(config("cnn3d", study={"clip_depth": 4, "clip_visible": 0.3}))
     inside = np.zeros((3, 7))
@@ -318,6 +348,9 @@ def test_clips_join_by_how_much_they_show():
     ({"study": {"model": "silver", "train_positions": 2}, "task": "crops"}, "not for 'silver', only for gold and"),
     ({"study": {"train_positions": 9}, "crops": {"positions": 8}, "task": "crops"},
      r"study\.train_positions=9: crops have crops\.positions=8"),
+    ({"augment": {"bone_only": 0.2}, "task": "study", "study": {"model": "cnn3d"}},
+     r"bone_only=0\.2: the model has no mask"),
+    ({"augment": {"bone_only": 0.2}, "task": "fracture"}, r"bone_only=0\.2: the model has no mask"),
     ({"study": {"features": 10, "heads": 4}}, "must be a multiple of study.heads=4"),
     ({"optim": {"final_lr": 1e-5}}, "only optim.schedule='cosine' ends there"),
 ])  # fmt: skip

@@ -1,7 +1,6 @@
 """Reading crop records: an index of every column, and the pixels of any crops by random access."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import numpy as np
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.data.crops import cut
 from cspine_jax.data.crops.layout import COLUMNS, CropLayout
-from cspine_jax.data.metadata import METADATA_FILE
+from cspine_jax.data.metadata import is_phantom
 from cspine_jax.data.pixels import PixelReader, PixelsInMemory
 from cspine_jax.data.source import open_records
-from cspine_jax.data.tables import PHANTOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +88,7 @@ class CropTable:
         return cls(
             path=path,
             layout=layout,
-            phantom=_phantom(path),
+            phantom=is_phantom(path),
             uids=columns["study_uid"],
             folds=columns["fold"],
             record=record,
@@ -166,13 +164,3 @@ class CropTable:
         for place, (hu, inside) in enumerate(self.pixels.pairs(records)):
             image[place], mask[place] = hu, inside
         return image, mask
-
-
-def _phantom(path: Path) -> bool:
-    """As `cspine build` noted it; crops of `tfds build` do not say, and count as real."""
-    file = path / METADATA_FILE
-    if not file.is_file():
-        return False
-    there = json.loads(file.read_text(encoding="utf-8"))
-    folder = there.get("manual_dir", "")
-    return bool(there.get("phantom")) or bool(folder and (Path(folder) / PHANTOM).is_file())

@@ -10,7 +10,7 @@ from cspine_jax.data.crops import CropTable
 from cspine_jax.data.views.clips import ClipView
 from cspine_jax.data.views.levels import LevelsView
 from cspine_jax.data.views.slices import SlicesView
-from cspine_jax.data.views.stream import View, ordered_batches, shuffled_batches
+from cspine_jax.data.views.stream import View, ordered_batches, prevalence, shuffled_batches
 from cspine_jax.data.views.vertebrae import VertebraView
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "View",
     "crop_view",
     "ordered_batches",
+    "prevalence",
     "shuffled_batches",
 ]
 

@@ -52,7 +52,8 @@ class ClipView:
         Returns:
             `image` int16 [B, T, h, w, D] HU, `there` bool [B, T] (False beyond the study's ends), `targets` and
             `targets_known` float32 [B, 8], `inside` float32 [B, 7] (share of each vertebra in the clip), `study` int32
-            [B], `valid` bool [B]; `with_mask` also `mask` uint8 [B, T, h, w], 0..7.
+            [B], `level` int32 [B] 1..7 (which it is about), `valid` bool [B]; `with_mask` also `mask` uint8
+            [B, T, h, w], 0..7.
         """
         table, T = self.table, self.study.clip_depth
         study, level = np.divmod(np.asarray(items), NUM_VERTEBRAE)
@@ -78,6 +79,7 @@ class ClipView:
             "targets_known": known,
             "inside": np.minimum(inside, 1.0).astype(np.float32),
             "study": study.astype(np.int32),
+            "level": (level + 1).astype(np.int32),
             "valid": valid,
         }
         return {**batch, "mask": mask} if self.study.with_mask else batch

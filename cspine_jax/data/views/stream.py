@@ -71,11 +71,8 @@ def shuffled_batches(
     if not items.size:
         raise DataError(f"none of {len(studies)} training studies has anything to learn from")
     positive = view.positive(items)
-    if fraction > 0 and (positive.all() or not positive.any()):
-        raise DataError(
-            f"{positive.sum()} of {positive.size} training examples show {view.shows}, so "
-            f"study.fractured_fraction={fraction} cannot be kept; set it to 0"
-        )
+    if fraction > 0:
+        prevalence(view, studies, fraction)
     per_process = share_of(config.batch_size, shard_count, "batch_size")
     low = shard_index * per_process
 
@@ -86,6 +83,21 @@ def shuffled_batches(
 
     batches = shuffled(items, positive, fraction, seed).batch(config.batch_size).random_map(read, seed=seed)
     return iter(batches.to_iter_dataset(read_options(config)))
+
+
+def prevalence(view: View, studies: np.ndarray, fraction: float) -> float:
+    """Share of positive ones among the training examples of some studies.
+
+    Raises:
+        DataError: all or none are, so that `fraction` of a batch cannot be.
+    """
+    positive = view.positive(view.items(studies, True))
+    if positive.all() or not positive.any():
+        raise DataError(
+            f"{positive.sum()} of {positive.size} training examples show {view.shows}, so "
+            f"study.fractured_fraction={fraction} cannot be kept; set it to 0"
+        )
+    return float(positive.mean())
 
 
 def ordered_batches(

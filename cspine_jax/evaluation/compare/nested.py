@@ -19,10 +19,14 @@ STIFFEST = next(iter(FITS))
 
 
 def each_fold(fold: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(fold, bool `[S]` of its studies, bool `[S]` of all others) of every fold."""
+    """(fold, bool `[S]` of its studies, bool `[S]` of those that may choose for it) of every fold.
+
+    Those are of all others; for studies that are only chosen by, of the others of these: what is then chosen on them
+    would have seen the tested ones.
+    """
     for k in np.unique(fold):
         own = fold == k
-        yield int(k), own, ~own
+        yield int(k), own, ~own & ((fold < 0) | (k >= 0))
 
 
 def fill_hidden(labels: np.ndarray, p: np.ndarray, fold: np.ndarray) -> np.ndarray:
