@@ -4,7 +4,7 @@
 
 train    finds or makes the data, trains (or resumes what is in W), evaluates, prints the table. The default.
 evaluate only evaluates the best checkpoint in W.
-predict  writes the best checkpoint's probabilities for every slice of every study.
+predict  writes the best checkpoint's answers for all of the data: of every slice, study or mask, as the task has it.
 
 A recipe with variants takes one after a colon: `--config=configs/gold_type1.py:smoke`.
 Every field of `cspine_jax/config` can be set, e.g. `--config.data.manual_dir=/data/rsna --config.optim.lr=3e-4`.
@@ -69,6 +69,10 @@ def main(argv: Sequence[str]) -> int:
             return interrupted.exit_status
     except CspineError as error:
         print(f"launch: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # what cannot be written; what cannot be read is said where it is read
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"launch: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"launch: interrupted; {again}", file=sys.stderr)

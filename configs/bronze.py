@@ -5,8 +5,8 @@
     python launch.py --config=configs/bronze.py:phantom-staged
     python launch.py --config=configs/bronze.py:smoke
 
-The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of five are
-gold's (`gold_type1.py`); no slice knows of the others, so there is no slice shuffle.
+The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of its highest
+slices (five; `phantom`: two) are gold's (`gold_type1.py`); no slice knows of the others, so there is no slice shuffle.
 `full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae; `phantom` 2,000 steps of 24 on two CPU cores;

@@ -6,8 +6,8 @@
     python launch.py --config=configs/gold_type2.py:smoke
 
 A CNN on each slice, one bidirectional LSTM for the slices' answers and a second one for the patient's; the loss is (15
-slice + 1 patient) / 16. A vertebra is the mean of its five highest slices, the patient 0.4 (1 - prod(1 - max)) + 0.01
-max + 0.6 of its own output. Levels without a crop are padding. The rest is `gold_type1.py`'s, the labels of
+slice + 1 patient) / 16. A vertebra is the mean of its five highest slices (`phantom`: two), the patient 0.4 (1 -
+prod(1 - max)) + 0.01 max + 0.6 of its own output. Levels without a crop are padding. The rest is `gold_type1.py`'s, the labels of
 slices (`full`: the vertebra's; `phantom`: by the boxes) among it.
 `full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 

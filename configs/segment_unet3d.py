@@ -4,7 +4,8 @@
 
 Learns from synthetic studies of the `wide` variety only, varied further on the device, so that it carries over to
 real CT; the half of `cspine_jax/weights/vertebrae.npz` that names vertebrae was made by this recipe, the other by
-`segment_refine3d.py`, and `cspine weights export` joined them. To learn from the RSNA masks instead:
+`segment_refine3d.py`, and `cspine weights export` joined them (all commands are in the README; a second run of 700
+steps, from the first one's, is among them). To learn from the RSNA masks instead:
 
     python launch.py --config=configs/segment_unet3d.py --config.data.manual_dir=/data/rsna --config.data.size=256
 

@@ -5,8 +5,8 @@
     python launch.py --config=configs/silver.py:phantom-staged
     python launch.py --config=configs/silver.py:smoke
 
-The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of five are
-gold's (`gold_type1.py`); the transformer stands in place of the LSTM.
+The crops, the labels of slices (`full`: the vertebra's; `phantom`: by the boxes) and the vertebra's mean of its highest
+slices (five; `phantom`: two) are gold's (`gold_type1.py`); the transformer stands in place of the LSTM.
 `full` wants published weights of EfficientNetV2-L (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 1,060 steps of 8 vertebrae (about 118 million parameters); `phantom`

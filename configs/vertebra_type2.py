@@ -1,4 +1,4 @@
-"""Document B's vertebra detection on RSNA 2022, Type 2: image and metadata in, 7 probabilities a slice out.
+r"""Document B's vertebra detection on RSNA 2022, Type 2: image and metadata in, 7 probabilities a slice out.
 
     python launch.py --config=configs/vertebra_type2.py --config.data.manual_dir=/data/rsna
 
@@ -14,12 +14,13 @@ origin: on another hospital's studies Type 1 is the safer one.
 Probabilities for the fracture models, each study's by a model that did not learn from it: train every fold, predict,
 and give the tables of all folds to `data.vertebra_probs`.
 
-    R=configs/vertebra_type2.py; W=runs/vertebra_type2
+    R="--config=configs/vertebra_type2.py --config.data.manual_dir=/data/rsna"; W=runs/vertebra_type2
     for k in 0 1 2 3 4; do
-        python launch.py --config=$R --workdir=$W/fold$k --config.data.fold=$k
-        python launch.py --config=$R --workdir=$W/fold$k --config.data.fold=$k --mode=predict
+        python launch.py $R --workdir=$W/fold$k --config.data.fold=$k
+        python launch.py $R --workdir=$W/fold$k --config.data.fold=$k --mode=predict
     done
-    python launch.py --config=configs/fracture_type2.py --config.data.vertebra_probs="$W/fold*/predictions/slices.csv"
+    python launch.py --config=configs/fracture_type2.py --config.data.manual_dir=/data/rsna \
+        --config.data.vertebra_probs="$W/fold*/predictions/slices.csv"
 
 Cost: about 600 steps of 32 stacks a fold (87 masked studies), and a pass over all slices to predict them.
 Expected: document B reports accuracy .945 and AUC .959 (mean of C1..C7). Not yet run here: the data need a licence.

@@ -105,6 +105,15 @@ def test_all_folds_of_all_recipes_once_and_then_never_again(fake, capsys):
     assert set(calls(w).values()) == {1} and (w / "comparison" / "comparison.csv").read_bytes() == first
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    bronze = str(ROOT / "configs/bronze.py:smoke")
+    for command in (["compare", bronze, "--folds", "3", "--workdir"], ["phantom", "--studies", "1", "--out"]):
+        assert main([*command, str(tmp_path / "file" / "x")]) == 2
+        err = capsys.readouterr().err
+        assert "Not a directory" in err and str(tmp_path) in err and err.count("\n") == 1
+
+
 def test_other_settings_are_refused_by_name_before_anything_starts(fake, capsys):
     w, call = fake
     assert call(recipes=("a",)) == 0

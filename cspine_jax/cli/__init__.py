@@ -71,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CspineError as error:
         print(f"cspine {args.verb}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # what cannot be written; what cannot be read is said where it is read
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"cspine {args.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"cspine {args.verb}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

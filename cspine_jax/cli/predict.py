@@ -69,16 +69,21 @@ def run(args: argparse.Namespace) -> int:
     thresholds = {level: model.card.thresholds[level] for level in ("vertebra", "patient")}
     beside = [*([PICTURE] if model.config.task == "crops" else []), *([REPORT] if args.masks else [])]
 
-    def there(uid: str) -> Findings | None:
-        """What the same command wrote before."""
-        folder = out / folder_name(uid)
-        found = None if args.overwrite else read_findings(folder / FINDINGS)
-        if found is None or (found.study_uid, found.model, found.versions) != (uid, wanted, VERSIONS):
+    def mine(folder: Path) -> Findings | None:
+        """What the same command wrote in the folder of a study before."""
+        found = read_findings(folder / FINDINGS)
+        if found is None or (found.model, found.versions) != (wanted, VERSIONS):
             return None
         same = all(found.thresholds.get(level) == value for level, value in thresholds.items())
         return found if same and all((folder / name).is_file() for name in beside) else None
 
+    def there(uid: str) -> Findings | None:
+        """What is known of a study, and need not be asked again."""
+        found = None if args.overwrite else mine(out / folder_name(uid))
+        return found if found is not None and found.study_uid == uid else None
+
     done: dict[str, Findings] = {}
+    others: list[Findings] = []
     seen: list = []  # what a model of crops found in a study, to be drawn
     kept = bad = 0
     try:
@@ -111,13 +116,16 @@ def run(args: argparse.Namespace) -> int:
             print(_line(found))
     finally:  # an interrupt keeps what is done
         if done:
-            write_tables(out, list(done.values()), model.card.prevalence)
+            rest = [path.parent for path in sorted(out.glob(f"*/{FINDINGS}")) if path.parent.name not in done]
+            others = [found for folder in rest if (found := mine(folder)) is not None]
+            write_tables(out, [*done.values(), *others], model.card.prevalence)
     if not done:
         print(f"cspine predict: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
         return 2
     counts = f"{len(done)} studies ({bad} left out" + (f", {kept} done before)" if kept else ")")
+    counts += f" and {len(others)} of earlier calls" if others else ""
     print(f"{out / 'predictions.csv'}: clinical probabilities p of {counts}")
-    print(f"{out / 'submission.csv'}: score-optimal p' = 2p/(1+p), for the RSNA metric only")
+    print(f"{out / 'submission.csv'}: score-optimal p' = 2p/(1+p), for the RSNA metric by normalisation B only")
     print(next(iter(done.values())).note)
     return 0
 

@@ -129,5 +129,7 @@ def _notes(
     if args.score_optimal:
         notes.append("predictions are score-optimal p'; Brier and ECE are of the clinical p = p'/(2-p')")
     else:
-        notes.append("the RSNA log loss favours p' = 2p/(1+p): its second row scores that")
+        notes.append(
+            "by normalisation B the RSNA log loss favours p' = 2p/(1+p), by A p itself: its second row scores p'"
+        )
     return notes

@@ -118,6 +118,8 @@ def _export(args: argparse.Namespace) -> int:
             facts = json.loads(Path(args.facts).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{args.facts}: {error}; give a JSON file") from error
+        if not isinstance(facts, dict):
+            raise DataError(f"{args.facts}: not a JSON object; give one of names and values")
     name = args.name or Path(args.out).stem
     if args.fracture and not (args.spine or args.refine):
         card = _fracture(args.fracture, args.out, name, facts)

@@ -67,8 +67,8 @@ class CropsRun(StudyLevelRun):
 
     @property
     def reservations(self) -> list[str]:
-        """What must be known of its answers, because of how it was trained."""
-        study, notes = self.config.study, []
+        """See `StudyLevelRun`."""
+        study, notes = self.config.study, super().reservations
         if study.model in ON_LABELLED_SLICES and study.slice_labels == "copy":
             notes.append("slices were trained on the label of their vertebra: theirs do not say where a break is")
         if self.config.crops.oriented:

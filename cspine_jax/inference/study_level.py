@@ -18,6 +18,12 @@ from cspine_jax.training.step import Once, evaluator
 BY_TRUE_MASKS = "thresholds were chosen on what true masks show; this study's vertebrae are as they were found"
 """Said of a model that reads masks, and was evaluated with true ones."""
 
+STILL_DRAWN = (
+    "fractures were drawn more often in training than they are; its evaluation, of an older version, leaves that in: "
+    "probabilities are too high; run `launch.py --mode=evaluate` again"
+)
+"""Said of a model whose drawing of examples is not undone, see `metrics.clinical.undrawn`."""
+
 
 class StudyLevelRun:
     """A model of crops or of whole studies, with the best checkpoint of its run, and the views of its evaluation.
@@ -45,6 +51,12 @@ class StudyLevelRun:
         self._params, self._stats, self.step = load_best(self.task, workdir, self._placement)
         self.digest = digest_of(self._params, self._stats)
         self._steps: dict[tuple[int, ...], tuple[Once, Once]] = {}
+
+    @property
+    def reservations(self) -> list[str]:
+        """What must be known of its answers, because of how it was trained and evaluated."""
+        drawn = self.config.study.fractured_fraction > 0 and self.card.drawn_odds is None
+        return [STILL_DRAWN] if drawn and self.card.evaluated else []
 
     def ask(self, view: View, batch: int) -> tuple[np.ndarray, np.ndarray | None, list[dict[str, np.ndarray]]]:
         """Asks it about the only study of a view's records.

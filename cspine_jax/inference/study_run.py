@@ -44,8 +44,9 @@ class StudyRun(StudyLevelRun):
 
     @property
     def reservations(self) -> list[str]:
-        """What must be known of its answers, because of how it was trained."""
-        return [BY_TRUE_MASKS] if self.needs_vertebrae and self.card.evaluated else []
+        """See `StudyLevelRun`."""
+        by_true_masks = [BY_TRUE_MASKS] if self.needs_vertebrae and self.card.evaluated else []
+        return super().reservations + by_true_masks
 
     def answer(
         self, uid: str, hu: np.ndarray, mask: np.ndarray | None, spacing_mm: tuple[float, ...]

@@ -175,6 +175,9 @@ def test_what_is_answered_is_not_asked_again(workdir, folder, tmp_path, capsys, 
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
         patch.setattr("cspine_jax.inference.predict.read_study", refuse)
         assert main([*command[:2], *command[3:]]) == 0  # in the RSNA layout it is not even read
+        assert "1 studies (0 left out, 1 done before) and 1 of earlier calls" in capsys.readouterr().out
+        tables = {path: path.read_bytes() for path in out.glob("*.csv")}
+        assert tables == {path: files[path] for path in tables}  # what was answered before is still in them
         with pytest.raises(AgainError):
             main([*command, "--overwrite"])
     # another threshold is another answer, and so are other weights

@@ -59,6 +59,17 @@ def test_a_new_study_gets_what_evaluating_its_records_gives(made, three, truth):
         assert found.model["model"] == run.config.study.model and found.model["crops"].endswith("_segmented")
 
 
+def test_what_an_older_evaluation_left_in_is_said(made):
+    run = load_run(made[0])
+    for fraction, odds, evaluated, said in ((0.4, None, True, True), (0.4, 6.0, True, False), (0.0, None, True, False),
+                                            (0.4, None, False, False)):  # fmt: skip
+        run.config = dataclasses.replace(
+            run.config, study=dataclasses.replace(run.config.study, fractured_fraction=fraction)
+        )
+        run.card = dataclasses.replace(run.card, drawn_odds=odds, evaluated=evaluated)
+        assert any("drawn more often" in line for line in run.reservations) == said
+
+
 def test_slices_and_levels_are_where_the_vertebrae_are(made, three, truth):
     workdir, _ = made
     run = load_run(workdir)
