@@ -7,8 +7,8 @@
 
 A CNN on each slice, one bidirectional LSTM for the slices' answers and a second one for the patient's; the loss is (15
 slice + 1 patient) / 16. A vertebra is the mean of its five highest slices (`phantom`: two), the patient 0.4 (1 -
-prod(1 - max)) + 0.01 max + 0.6 of its own output. Levels without a crop are padding. The rest is `gold_type1.py`'s, the labels of
-slices (`full`: the vertebra's; `phantom`: by the boxes) among it.
+prod(1 - max)) + 0.01 max + 0.6 of its own output. Levels without a crop are padding. The rest is `gold_type1.py`'s, the
+labels of slices (`full`: the vertebra's; `phantom`: by the boxes) among it.
 `full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px; `study.chunk=15` for less
