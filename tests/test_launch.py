@@ -173,7 +173,7 @@ def test_other_settings_on_an_old_work_folder_are_refused_by_name(first):
         (("evaluate",), "evaluate: not a flag"),
         (("--config=configs/quickstar.py",), "no such file"),
         (("--mode=evaluate",), "nothing was trained here"),
-        (("--workdir=launch.py/w",), "launch.py/w: Not a directory"),
+        (("--workdir=/dev/null/w",), "/dev/null/w: Not a directory"),
     ],
 )
 def test_every_mistake_is_one_line_and_exit_2(first, flags, words):

@@ -75,7 +75,7 @@ def test_names():
 
 @pytest.mark.parametrize(("recipe", "message"), [
     ("gold_type1.py:smok", r"has no variant 'smok'; did you mean .*gold_type1\.py:smoke\?"),
-    ("gold_type1.py:xyz", r"has no variant 'xyz'; it has full, phantom, smoke"),
+    ("gold_type1.py:xyz", r"has no variant 'xyz'; it has full, phantom, phantom-more, smoke"),
     ("quickstart.py:smoke", r"quickstart\.py has no variants; leave out ':smoke'"),
     ("gold_typ1.py:smoke", r"no such file; did you mean .*gold_type1\.py\?"),
 ])  # fmt: skip
