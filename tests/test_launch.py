@@ -173,12 +173,17 @@ def test_other_settings_on_an_old_work_folder_are_refused_by_name(first):
         (("evaluate",), "evaluate: not a flag"),
         (("--config=configs/quickstar.py",), "no such file"),
         (("--mode=evaluate",), "nothing was trained here"),
-        (("--workdir=/dev/null/w",), "/dev/null/w: Not a directory"),
     ],
 )
 def test_every_mistake_is_one_line_and_exit_2(first, flags, words):
     folder, _, _ = first
     assert words in one_line_error(folder, folder / "none", *flags)
+
+
+def test_a_work_folder_that_cannot_be_made_is_said_in_the_last_line(first):
+    done = launch(first[0], "/dev/null/w")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "launch: error: /dev/null/w: Not a directory"
 
 
 @pytest.fixture
