@@ -38,12 +38,20 @@ def test_study_level_recipes_have_three_variants_and_full_is_the_default(name):
     assert all(part in text for part in (f"configs/{name}.py:smoke", "Cost:", "Expected:"))
 
 
+def test_gold_goes_on_from_its_own_phantom_recipe():
+    gold = CONFIGS / "gold_type1.py"
+    phantom, more = (from_dict(load_recipe(f"{gold}:{variant}")) for variant in ("phantom", "phantom-more"))
+    assert more.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom')}/fold{{fold}}"
+    assert (more.crops, more.study, more.data) == (phantom.crops, phantom.study, phantom.data)
+    assert (phantom.augment.bone_only, more.model.pretrained) == (0.0, "") and more.augment.bone_only > 0
+
+
 @pytest.mark.parametrize("name", ["bronze", "gold_type2", "levels", "silver"])
 def test_staged_recipes_start_from_golds_encoder_of_the_same_fold(name):
     path = CONFIGS / f"{name}.py"
     phantom, staged = (from_dict(load_recipe(f"{path}:{variant}")) for variant in ("phantom", "phantom-staged"))
     gold = from_dict(load_recipe(f"{CONFIGS / 'gold_type1.py'}:phantom"))
-    assert staged.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom')}/fold{{fold}}"
+    assert staged.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom-more')}/fold{{fold}}"
     assert (phantom.model.pretrained, staged.model.pretrained) == ("imagenet", "")
     assert staged.crops == phantom.crops == gold.crops and staged.study == phantom.study
     assert staged.model.backbone == gold.model.backbone and staged.data.phantom == gold.data.phantom
