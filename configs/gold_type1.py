@@ -21,11 +21,12 @@ more at half the rate, and two training crops in five show nothing but bone (`au
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 70 GB of crops (350 at 512 px, where
 `--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3
-hours on two slow CPU cores and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90 minutes for its 2,000 studies
-(57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
+hours on two slow CPU cores, `phantom-more` two more, and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90
+minutes for its 2,000 studies (57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.
-`phantom`, 200 held-out studies of fold 0 of 10: vertebra AUC .982 [.971, .991], patient .934 [.885, .963], metric A of
-p .405, of calibrated p .289 (phantom); `docs/comparison.md`.
+200 held-out studies of fold 0 of 10: `phantom` vertebra AUC .982 [.971, .991], patient .934 [.885, .963];
+`phantom-more` .982 [.971, .990], .952 [.911, .974], metric A of p .218, of calibrated p .200 (phantom);
+`docs/comparison.md`.
 """
 
 from ml_collections import ConfigDict
