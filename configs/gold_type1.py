@@ -24,7 +24,7 @@ Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 
 hours on two slow CPU cores, `phantom-more` two more, and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90
 minutes for its 2,000 studies (57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.
-200 held-out studies of fold 0 of 10: `phantom` vertebra AUC .982 [.971, .991], patient .934 [.885, .963];
+200 held-out studies of fold 0 of 10: `phantom` vertebra AUC .982 [.971, .991], patient .942 [.894, .969];
 `phantom-more` .982 [.971, .990], .952 [.911, .974], metric A of p .218, of calibrated p .200; on 200 phantoms made
 afterwards .952 [.926, .973], .933 [.892, .967], .240 (phantom); `docs/comparison.md`.
 """
