@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cspine_jax.config import Config, flatten, from_dict, to_dict
-from cspine_jax.errors import ConfigError, CspineError
+from cspine_jax.errors import ConfigError, CspineError, in_one_line
 from cspine_jax.memory import keep_freed_memory
 from cspine_jax.recipes import load_recipe, run_name
 
@@ -71,8 +71,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"launch: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # what cannot be written; what cannot be read is said where it is read
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"launch: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"launch: error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"launch: interrupted; {again}", file=sys.stderr)

@@ -5,6 +5,12 @@ class CspineError(Exception):
     """Base of every error caused by input: the message names the file, the value and the fix on one line."""
 
 
+def in_one_line(error: OSError) -> str:
+    """Which file, where the error knows, and what is wrong with it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 class ConfigError(CspineError):
     """A configuration field is unknown, of the wrong type or out of range."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cspine_jax import __version__
-from cspine_jax.errors import CspineError
+from cspine_jax.errors import CspineError, in_one_line
 
 if TYPE_CHECKING:
     from cspine_jax.ct.identity import Identity
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cspine {args.verb}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # what cannot be written; what cannot be read is said where it is read
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"cspine {args.verb}: error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"cspine {args.verb}: error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"cspine {args.verb}: interrupted; run the same command again to go on", file=sys.stderr)

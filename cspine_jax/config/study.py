@@ -58,8 +58,8 @@ class StudyConfig:
 
     `fractured_fraction` > 0 draws that share of every training batch from fractured vertebrae (models of vertebrae,
     clips) or patients; what is written is rid of it again (`metrics.clinical.undrawn`), what training logs is not.
-    `chunk` slices pass through the backbone at a time (0: all), `remat` computes blocks again in
-    the backward pass; both save memory.
+    `chunk` slices pass through the backbone at a time (0: all), `remat` computes blocks again in the backward pass;
+    both save memory.
 
     `hidden` and `layers` are of the LSTM; `features`, `heads` and `depth` of the transformer; `tubelet_depth` x
     `tubelet` x `tubelet` voxels make a token of "vit3d"; `width` features at the finest of `stages` stages of "cnn3d",

@@ -132,7 +132,7 @@ class _Slices:
         return {}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
-        return {"phantom": (tables.manual_dir / PHANTOM).is_file()}
+        return {}
 
     def differs(self, name: str, there: Mapping[str, Any]) -> str | None:
         return None
@@ -374,12 +374,16 @@ def _finalise(tables: Tables, recipe: Recipe, parameters: dict[str, Any], failed
         path.replace(work / shard_name(shard, len(uids)))
     staging = work / _STAGING  # a half-written metadata.json would stop the next run
     staging.mkdir()
+    made_from = {
+        "manual_dir": str(tables.manual_dir.resolve()),
+        "phantom": (tables.manual_dir / PHANTOM).is_file(),
+    }
     write_metadata(
         staging,
         recipe.layout,
         shard_lengths=[int(study["count"]) for study in columns],
         num_bytes=num_bytes,
-        metadata=parameters | {"manual_dir": str(tables.manual_dir.resolve())} | recipe.facts(tables),
+        metadata=parameters | made_from | recipe.facts(tables),
     )
     for path in staging.iterdir():
         path.replace(work / path.name)

@@ -127,8 +127,8 @@ class OnTargets(Kind):
     def drawn_odds(self) -> float:
         """See `Kind`: `study.fractured_fraction` among the training examples."""
         fraction = self.config.study.fractured_fraction
-        train = self.rows(self.parts["train"])
-        return drawn_odds(fraction, prevalence(self.view, train, fraction)) if fraction else 1.0
+        positive = self.view.positive(self.view.items(self.rows(self.parts["train"]), True))
+        return drawn_odds(fraction, prevalence(positive, self.view.shows, fraction)) if fraction else 1.0
 
     def _odds(self, model: Trained) -> float:
         """What its outputs are to be rid of: as it was trained, whatever it is asked about now."""

@@ -42,9 +42,9 @@ class VertebraCropsTask(StudyLevelTask):
         """The vertebra is broken where any of its slices is."""
         return table["slice_prob"].max(1)
 
-    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
+    def _undrawn(self, table: dict[str, np.ndarray], odds: float) -> dict[str, np.ndarray]:
         """A slice of bronze knows of no other: what it says of itself is all that it says of the vertebra."""
-        found = super()._undrawn(table, names, odds)
+        found = super()._undrawn(table, odds)
         if self._config.study.model == "bronze":
             found["slice_prob"] = unweighted(table["slice_prob"], odds)
         return found

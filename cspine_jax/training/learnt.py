@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from cspine_jax.config import Config
+from cspine_jax.data.tables import PHANTOM
 from cspine_jax.errors import DataError
 from cspine_jax.training.workdir import read_json, write_text
 
@@ -41,7 +42,7 @@ def learnt_from_phantoms(workdir: Path, config: Config) -> bool:
     if learnt is not None:
         return learnt.phantom
     folder = config.data.manual_dir
-    return not folder or (Path(folder).expanduser() / "phantom.json").is_file()
+    return not folder or (Path(folder).expanduser() / PHANTOM).is_file()
 
 
 def read_learnt(workdir: Path) -> Learnt | None:

@@ -65,15 +65,15 @@ class StudyLevelTask:
                 (see `look`) by the latter alone.
             odds: see `metrics.clinical.drawn_odds`.
         """
-        probabilities = {name: x for name, x in table.items() if name.endswith("_prob")}
-        found = {name: unweighted(x, self.positive_weight) for name, x in probabilities.items()}
-        found |= {name: table[name] for name in ("breaks",) if name in table}
-        return table | (self._undrawn(table | found, list(found), odds) if odds != 1 else found)
+        weight = self.positive_weight
+        found = {name: unweighted(x, weight) if name.endswith("_prob") else x for name, x in table.items()}
+        return found if odds == 1 else self._undrawn(found, odds)
 
-    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
-        """Columns of a table as if no example had been drawn more often than another."""
+    def _undrawn(self, table: dict[str, np.ndarray], odds: float) -> dict[str, np.ndarray]:
+        """The table as if no example had been drawn more often than another."""
         positive = self._positive_prob(table)
-        return {name: undrawn(table[name], positive, odds) for name in names}
+        drawn = {name for name in table if name.endswith("_prob") or name == "breaks"}
+        return {name: undrawn(x, positive, odds) if name in drawn else x for name, x in table.items()}
 
     def _positive_prob(self, table: dict[str, np.ndarray]) -> np.ndarray:
         """Of each example [N]: that it is one of those that `study.fractured_fraction` is about."""
@@ -219,20 +219,20 @@ class StudyTask(StudyLevelTask):
             mask_scale=1.0 / NUM_VERTEBRAE,
         )
 
-    def _undrawn(self, table: dict[str, np.ndarray], names: list[str], odds: float) -> dict[str, np.ndarray]:
+    def _undrawn(self, table: dict[str, np.ndarray], odds: float) -> dict[str, np.ndarray]:
         """A clip is drawn for the vertebra it is about; of others in it that says nothing.
 
         So their outputs stay, and what is left of the patient's beyond the own vertebra's does too.
         """
         if "level" not in table:
-            return super()._undrawn(table, names, odds)
+            return super()._undrawn(table, odds)
         p = np.asarray(table["target_prob"], np.float64)
         here, at = np.arange(len(p)), np.asarray(table["level"])
         own = p[here, at]
         found = p.copy()
         found[here, at] = undrawn(own, own, odds)
         found[:, 0] = undrawn(own + odds * np.maximum(p[:, 0] - own, 0), own, odds)
-        return {"target_prob": found}
+        return {**table, "target_prob": found}
 
     def _there(self, batch: Batch) -> jax.Array:
         return batch["there"]

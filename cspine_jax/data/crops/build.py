@@ -18,7 +18,7 @@ from cspine_jax.data.crops.layout import COLUMNS, TRUE_MASKS, CropLayout
 from cspine_jax.data.metadata import METADATA_FILE
 from cspine_jax.data.recipe import Made
 from cspine_jax.data.study import MOST_SLICES, Study, load_study
-from cspine_jax.data.tables import PHANTOM, Note, StudyEntry, Tables, read_tables
+from cspine_jax.data.tables import Note, StudyEntry, Tables, read_tables
 from cspine_jax.errors import DataError, StudyError
 
 
@@ -119,8 +119,8 @@ class Crops:
         return {"masks": masks.fingerprint(tables), "columns": _names(), "boxes": _BOXES}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
-        """Where the masks were, and whether the studies are synthetic."""
-        return {"masks_from": self.masks, "phantom": (tables.manual_dir / PHANTOM).is_file()}
+        """Where the masks were."""
+        return {"masks_from": self.masks}
 
     def differs(self, name: str, there: Mapping[str, Any]) -> str | None:
         """Says whose masks are others, and which columns are missing."""

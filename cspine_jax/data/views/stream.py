@@ -72,7 +72,7 @@ def shuffled_batches(
         raise DataError(f"none of {len(studies)} training studies has anything to learn from")
     positive = view.positive(items)
     if fraction > 0:
-        prevalence(view, studies, fraction)
+        prevalence(positive, view.shows, fraction)
     per_process = share_of(config.batch_size, shard_count, "batch_size")
     low = shard_index * per_process
 
@@ -85,16 +85,15 @@ def shuffled_batches(
     return iter(batches.to_iter_dataset(read_options(config)))
 
 
-def prevalence(view: View, studies: np.ndarray, fraction: float) -> float:
-    """Share of positive ones among the training examples of some studies.
+def prevalence(positive: np.ndarray, shows: str, fraction: float) -> float:
+    """Share of positive training examples, bool [n] (see `View.positive`, `View.shows`).
 
     Raises:
         DataError: all or none are, so that `fraction` of a batch cannot be.
     """
-    positive = view.positive(view.items(studies, True))
     if positive.all() or not positive.any():
         raise DataError(
-            f"{positive.sum()} of {positive.size} training examples show {view.shows}, so "
+            f"{positive.sum()} of {positive.size} training examples show {shows}, so "
             f"study.fractured_fraction={fraction} cannot be kept; set it to 0"
         )
     return float(positive.mean())
