@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from timing import seconds_a_call  # beside this file
 
 from cspine_jax import models, xla
 from cspine_jax.memory import keep_freed_memory
@@ -38,6 +39,9 @@ from cspine_jax.training.sharding import place
 NO_REFERENCE = ("basic_cnn",)
 PAUSE_S = 0.02
 """Between turns: threads that have just worked wait for more, each on a core, before they sleep."""
+
+TURN_S = 0.3
+"""What a turn is to last: a network is called again and again in it, as one that trains or reads studies is."""
 
 
 @contextlib.contextmanager
@@ -76,17 +80,20 @@ def ours(name: str, source: str, table: dict[str, np.ndarray]) -> tuple[nnx.Grap
 
 
 def in_turns(run: Callable[[], Any], what: str, pipes: list[Connection], repeats: int) -> tuple[float, list[float]]:
-    """(median seconds of `run`, for each process the median of its seconds / `run`'s); a first turn does not count."""
-    turns = []
+    """(median seconds of `run`, for each process the median of its seconds / `run`'s).
+
+    Who has just waited finds its caches full of the others' weights and its threads asleep, so the first call of a turn
+    is not counted, nor is the first turn.
+    """
+    turns, calls = [], 1
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run()
-        turn = [time.perf_counter() - start]
+        turn = [seconds_a_call(run, calls)]
         for pipe in pipes:
             time.sleep(PAUSE_S)
-            turn.append(asked(pipe, what))
+            turn.append(asked(pipe, what, calls))
         time.sleep(PAUSE_S)
         turns.append(turn)
+        calls = min(max(round(TURN_S / turns[0][0]), 1), 30)
     counted = np.array(turns[1:])
     return float(np.median(counted[:, 0])), np.median(counted[:, 1:] / counted[:, :1], axis=0).tolist()
 

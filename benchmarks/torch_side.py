@@ -1,12 +1,13 @@
 """PyTorch's side of the benchmarks: reference networks, and a process of its own that runs them when asked."""
 
 import copy
-import time
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
+from timing import seconds_a_call  # beside this file
 
 from cspine_jax.memory import keep_freed_memory
 
@@ -54,7 +55,7 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
     """Runs networks on demand until the pipe closes.
 
     Messages: ("build", name, x `[B, H, W, 3]`, labels `[B]`) is answered with ("torchvision" or "timm", state dict,
-    logits in float64); ("inference" or "training",) with the seconds that one took.
+    logits in float64); ("inference" or "training", calls) with the seconds of one, see `timing.seconds_a_call`.
 
     Args:
         pipe: to the process that asks.
@@ -77,16 +78,21 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
             table = {key: value.detach().numpy() for key, value in net.state_dict().items()}
             pipe.send(("timm" if rest[0] in TIMM else "torchvision", table, logits))
             continue
-        start = time.perf_counter()
-        if what == "inference":
-            with torch.inference_mode():
-                net.eval()(image)
-        else:
-            net.train()
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(image), labels).backward()
-            optimizer.step()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(
+            seconds_a_call(partial(_step if what == "training" else _answer, net, image, labels, optimizer), *rest)
+        )
+
+
+def _answer(net: torch.nn.Module, image: torch.Tensor, *_: Any) -> None:
+    with torch.inference_mode():
+        net.eval()(image)
+
+
+def _step(net: torch.nn.Module, image: torch.Tensor, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    net.train()
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(net(image), labels).backward()
+    optimizer.step()
 
 
 def _built(name: str, x: np.ndarray, labels: np.ndarray) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:

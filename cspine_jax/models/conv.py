@@ -309,18 +309,24 @@ def _max_pool_fwd(x, window, stride, padding):
 
 
 def _max_pool_bwd(window, stride, padding, saved, g):
-    """Each residue of (row, column) by the stride is a map of its own: no tap is tried that cannot have met a pixel."""
+    """Each residue of (row, column) by the stride is a map of its own: no tap is tried that cannot have met a pixel.
+
+    Gradient and taps are padded once and looked at through windows. Padding what each tap chose, as differentiation
+    would, takes a pass over memory for every tap: 20 times as long for 3x3 by 1.
+    """
     (first, seen), ((kh, kw), (sy, sx), (py, px)) = saved, (window, stride, padding)
     (b, h, w, c), shape = g.shape, seen.shape
-    ny, nx = -(-(shape[1] + 2 * py) // sy), -(-(shape[2] + 2 * px) // sx)
-    zero = jnp.zeros((), g.dtype)
+    size = ny, nx = -(-(shape[1] + 2 * py) // sy), -(-(shape[2] + 2 * px) // sx)
+    top, left = (kh - 1) // sy, (kw - 1) // sx
+    edges = [(0, 0, 0), (top, ny - h, 0), (left, nx - w, 0), (0, 0, 0)]
+    first, g = (lax.pad(a, jnp.zeros((), a.dtype), edges) for a in (first, g))
 
     def residue(y: int, x: int) -> jax.Array:
         total = jnp.zeros((b, ny, nx, c), g.dtype)
         for i in range(y, kh, sy):
             for j in range(x, kw, sx):
-                edges = [(0, 0, 0), (i // sy, ny - i // sy - h, 0), (j // sx, nx - j // sx - w, 0), (0, 0, 0)]
-                total += lax.pad(jnp.where(first == i * kw + j, g, zero), zero, edges)
+                tap, made = (_window(a, top - i // sy, left - j // sx, size, (1, 1)) for a in (first, g))
+                total += jnp.where(tap == i * kw + j, made, jnp.zeros((), g.dtype))
         return total
 
     rows = [jnp.stack([residue(y, x) for x in range(sx)], axis=3).reshape(b, ny, -1, c) for y in range(sy)]
