@@ -26,7 +26,6 @@ from ml_collections import ConfigDict, config_flags
 
 from cspine_jax.config import Config, flatten, from_dict, to_dict
 from cspine_jax.errors import ConfigError, CspineError, in_one_line
-from cspine_jax.memory import keep_freed_memory
 from cspine_jax.recipes import load_recipe, run_name
 
 if TYPE_CHECKING:
@@ -51,12 +50,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         config, workdir, mode, cache = parse(argv)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-        keep_freed_memory()
+        from cspine_jax import xla
         from cspine_jax.experiment import Experiment
         from cspine_jax.training.compiling import CompileClock, enable_cache
         from cspine_jax.training.sharding import initialize_distributed
         from cspine_jax.training.signals import Interrupted
 
+        xla.tune_process()
         enable_cache(cache)
         initialize_distributed()
         try:

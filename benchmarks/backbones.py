@@ -31,7 +31,6 @@ from flax import nnx
 from timing import seconds_a_call  # beside this file
 
 from cspine_jax import models, xla
-from cspine_jax.memory import keep_freed_memory
 from cspine_jax.models.backbones import family_of
 from cspine_jax.models.pretrained import converted, overlaid
 from cspine_jax.training.sharding import place
@@ -193,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="one JSON line a model, added to")
     parser.add_argument("--write", type=Path, help="put the table of --out between the marks in this file")
     args = parser.parse_args()
-    keep_freed_memory()  # as every program of this package does
+    xla.tune_process()  # as every program of this package does
     jax.config.update("jax_num_cpu_devices", args.devices)
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     todo = [name for name in args.models if name not in {row["model"] for row in done}]

@@ -27,7 +27,6 @@ from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config, flatten, from_dict, to_dict
 from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import ConfigError, CspineError
-from cspine_jax.memory import keep_freed_memory
 from cspine_jax.metrics.target_table import UID, read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.signals import Interrupted, StopSignals
@@ -332,12 +331,13 @@ def main(argv: Sequence[str]) -> int:
 def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """Returns what belongs in `cost.json`; `seconds` is filled as far as the run gets."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    keep_freed_memory()
     import jax
 
+    from cspine_jax import xla
     from cspine_jax.experiment import Experiment
     from cspine_jax.training.compiling import CompileClock, enable_cache
 
+    xla.tune_process()
     enable_cache()
     predicting, studies, began = 0.0, 0, time.perf_counter()
     with CompileClock() as clock:

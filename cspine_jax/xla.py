@@ -1,4 +1,4 @@
-"""`jax.jit` with the compiler's options that this package is fast with; every hot path compiles through it."""
+"""XLA's settings that this package is fast with on the CPU: a process's, and the compiler's of every hot path."""
 
 import functools
 from collections.abc import Callable
@@ -6,12 +6,24 @@ from typing import Any
 
 import jax
 
+from cspine_jax.memory import keep_freed_memory
+
 CPU_OPTIONS = {
     # jaxlib 0.10 gives convolutions to a library that divides them among threads by output channels only: below 96 of
     # them one core works and the others wait. XLA's own runtime divides them by pixels, too. Sums stay with the
     # library, which is several times as fast at them.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
+
+
+def tune_process() -> None:
+    """Settings of a process that trains or answers on the CPU; for programs, before they have jax do anything.
+
+    Freed memory is kept, and a program runs on the thread that calls it instead of one of jax's own: intermediate
+    results are asked for there, and the C library keeps large ones only for the main thread.
+    """
+    keep_freed_memory()
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @functools.cache
