@@ -78,6 +78,7 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
             table = {key: value.detach().numpy() for key, value in net.state_dict().items()}
             pipe.send(("timm" if rest[0] in TIMM else "torchvision", table, logits))
             continue
+        net.train(what == "training")  # not in the calls: it walks all modules
         pipe.send(
             seconds_a_call(partial(_step if what == "training" else _answer, net, image, labels, optimizer), *rest)
         )
@@ -85,11 +86,10 @@ def serve(pipe: Connection, threads: int, keep: bool) -> None:
 
 def _answer(net: torch.nn.Module, image: torch.Tensor, *_: Any) -> None:
     with torch.inference_mode():
-        net.eval()(image)
+        net(image)
 
 
 def _step(net: torch.nn.Module, image: torch.Tensor, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    net.train()
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(net(image), labels).backward()
     optimizer.step()
