@@ -265,7 +265,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    xla.tune_process()  # as every program of this package does
     rows = {
         "training step, coarse": training_step(SPINE, args.repeat),
         "training step, fine": training_step(REFINE, args.repeat),

@@ -150,7 +150,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    xla.tune_process()  # as every program of this package does
     spine, refine, _ = weights.load()
     spine, refine = Recorded(spine), Recorded(refine)
     segmenter = Segmenter(spine, refine)

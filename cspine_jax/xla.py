@@ -17,7 +17,7 @@ CPU_OPTIONS = {
 
 
 def tune_process() -> None:
-    """Settings of a process that trains or answers on the CPU; for programs, before they have jax do anything.
+    """Settings of a process that trains on the CPU; for programs, before they have jax do anything.
 
     Freed memory is kept, and a program runs on the thread that calls it instead of one of jax's own: intermediate
     results are asked for there, and the C library keeps large ones only for the main thread.

@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
     """Predicts every study not done before; a bad one is named and passed over. 0 if any could be used, else 2."""
     if args.batch < 0:
         raise ConfigError(f"--batch={args.batch}: must be at least 1, or 0 for the run's own")
-    from cspine_jax import xla
     from cspine_jax.inference.breaks import PICTURE, draw_breaks
     from cspine_jax.inference.findings import (
         FINDINGS,
@@ -58,7 +57,6 @@ def run(args: argparse.Namespace) -> int:
     from cspine_jax.inference.predict import VERSIONS, about, load_run, predict_study
     from cspine_jax.inference.vertebrae.files import REPORT
 
-    xla.tune_process()
     model, out = load_run(args.checkpoint, args.batch), Path(args.out)
     if args.no_segment and model.needs_vertebrae:
         raise ConfigError(

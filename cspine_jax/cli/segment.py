@@ -41,13 +41,11 @@ def run(args: argparse.Namespace) -> int:
     """Segments every study not done before; a bad one is named and passed over. 0 if any could be used, else 2."""
     import jax
 
-    from cspine_jax import xla
     from cspine_jax.inference import weights
     from cspine_jax.inference.findings import NOTE, folder_name
     from cspine_jax.inference.vertebrae.files import REPORT, SLICES, join_slices, read_report, write_study
     from cspine_jax.inference.vertebrae.segment import Segmenter
 
-    xla.tune_process()
     out, identity = Path(args.out), from_flag(args.hash_uids)
     truth = None if args.truth is None else Path(args.truth)
     if truth is not None and (identity is not None or not truth.is_dir()):
