@@ -84,7 +84,8 @@ def in_turns(run: Callable[[], Any], what: str, pipes: list[Connection], repeats
     Who has just waited finds its caches full of the others' weights and its threads asleep, so the first call of a turn
     is not counted, nor is the first turn.
     """
-    turns, calls = [], 1
+    turns = []
+    calls = min(max(round(TURN_S / seconds_a_call(run, 1)), 1), 30)
     for _ in range(repeats + 1):
         turn = [seconds_a_call(run, calls)]
         for pipe in pipes:
@@ -92,7 +93,6 @@ def in_turns(run: Callable[[], Any], what: str, pipes: list[Connection], repeats
             turn.append(asked(pipe, what, calls))
         time.sleep(PAUSE_S)
         turns.append(turn)
-        calls = min(max(round(TURN_S / turns[0][0]), 1), 30)
     counted = np.array(turns[1:])
     return float(np.median(counted[:, 0])), np.median(counted[:, 1:] / counted[:, :1], axis=0).tolist()
 
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="one JSON line a model, added to")
     parser.add_argument("--write", type=Path, help="put the table of --out between the marks in this file")
     args = parser.parse_args()
-    xla.tune_process()  # as every program of this package does
+    xla.tune_process()  # as programs that train do
     jax.config.update("jax_num_cpu_devices", args.devices)
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.is_file() else []
     todo = [name for name in args.models if name not in {row["model"] for row in done}]

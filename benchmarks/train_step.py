@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    xla.tune_process()  # as every program of this package does
+    xla.tune_process()  # as programs that train do
     torch.set_num_threads(os.cpu_count() or 1)
     rows = [measure(name, args.batch, args.size, args.repeats) for name in args.models]
     if args.json:

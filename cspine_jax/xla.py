@@ -16,14 +16,17 @@ CPU_OPTIONS = {
 }
 
 
-def tune_process() -> None:
+def tune_process() -> bool:
     """Settings of a process that trains on the CPU; for programs, before they have jax do anything.
 
     Freed memory is kept, and a program runs on the thread that calls it instead of one of jax's own: intermediate
     results are asked for there, and the C library keeps large ones only for the main thread.
+
+    Returns:
+        Whether freed memory is kept: only glibc can.
     """
-    keep_freed_memory()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return keep_freed_memory()
 
 
 @functools.cache

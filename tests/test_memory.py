@@ -11,10 +11,7 @@ def test_memory_that_a_step_frees_serves_the_next_one():
 import resource, sys
 import jax, jax.numpy as jnp
 from cspine_jax import xla
-from cspine_jax.memory import keep_freed_memory
-kept = keep_freed_memory() if sys.argv[1] == "keep" else False
-if kept:
-    xla.tune_process()
+kept = xla.tune_process() if sys.argv[1] == "keep" else False
 step = jax.jit(lambda x: (jnp.sin(x[:, None] + x[None]) @ x).sum())  # 144 MB for a moment
 x = jnp.ones(6000)
 faults = []
