@@ -6,6 +6,7 @@ run leaves is under its work folder W: `config.json`, `learnt.json`, `metrics.js
 """
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -18,12 +19,12 @@ from cspine_jax.config import Config, to_dict
 from cspine_jax.kinds import Trained, kind_of
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.evaluate import run_pass
-from cspine_jax.training.learnt import Learnt, keep_learnt, learnt_from_phantoms
+from cspine_jax.training.learnt import Learnt, keep_learnt, phantom_seed, read_learnt
 from cspine_jax.training.loop import fit
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.step import Once, evaluator
 from cspine_jax.training.task import Batch
-from cspine_jax.training.warm import start_config, start_folder
+from cspine_jax.training.warm import check_start, learnt_by_start
 from cspine_jax.training.workdir import check_same, only_process, say, write_text
 from cspine_jax.training.writer import Writer, read_lines
 
@@ -64,12 +65,15 @@ class Experiment:
     def train(self) -> None:
         """Makes the data where needed, then trains or resumes; see `training.loop.fit` for what is written."""
         check_same(self.workdir, self.config, ignore=HARMLESS)
+        if not (self.workdir / "checkpoints").exists():
+            check_start(self.config)  # before hours of data, and before this folder is of this configuration
         self._prepare()
         loaders = self.kind.loaders()  # what cannot be trained on is refused before there is a work folder
         self.workdir.mkdir(parents=True, exist_ok=True)
         with only_process(self.workdir):
             write_text(self.workdir / "config.json", json.dumps(to_dict(self.config), indent=1) + "\n")
-            keep_learnt(self.workdir, self._learnt())
+            if read_learnt(self.workdir) is None:  # a resumed run does not need what it started from any more
+                keep_learnt(self.workdir, self._learnt())
             devices = self.placement.mesh.devices.ravel()
             say(f"train: {self.kind.about(loaders)}; {len(devices)} devices ({devices[0].device_kind})")
             with self._timed("training"):
@@ -82,10 +86,13 @@ class Experiment:
             say(f"train: {start}{done.finished}")
 
     def _learnt(self) -> Learnt:
-        phantom = self.kind.phantom
-        if self.config.train.init_from:
-            phantom &= learnt_from_phantoms(start_folder(self.config), start_config(self.config))
-        return Learnt(phantom, self.kind.drawn_odds)
+        seed = phantom_seed(self.config.data)
+        seen = Learnt(self.kind.phantom, self.kind.drawn_odds, () if seed is None else (seed,))
+        if not self.config.train.init_from:
+            return seen
+        before = learnt_by_start(self.config)
+        seeds = tuple(dict.fromkeys((*before.phantom_seeds, *seen.phantom_seeds)))
+        return dataclasses.replace(seen, phantom=seen.phantom and before.phantom, phantom_seeds=seeds)
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the best checkpoint, writes `W/evaluation/` and prints the table.

@@ -20,7 +20,7 @@ VERBS: dict[str, str] = {
     "predict": "find fractures in new studies with a trained checkpoint",
     "score": "score a predictions table against a label table",
     "compare": "run recipes on every fold and compare them, and other tables, under one metric",
-    "weights": "look at the weights of the vertebra networks, or write such a file",
+    "weights": "look at weights files, or write a run as one",
 }
 
 

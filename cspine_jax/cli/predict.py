@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="W",
         help="workdir of a trained run: of a slice model, of vertebra crops (gold, silver, bronze, levels) or of whole "
-        "studies (classifier, vit3d, cnn3d); or a file of `cspine weights export --fracture` (default: the package's "
-        "own, which has seen synthetic studies only)",
+        "studies (classifier, vit3d, cnn3d); or a file of `cspine weights export --fracture`, or the name of one of "
+        "the package (default: package:fracture, which has seen synthetic studies only)",
     )
     parser.add_argument("--weights", metavar="FILE", help="of the vertebra networks (default: the package's own)")
     parser.add_argument(

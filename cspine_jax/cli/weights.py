@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inspect", help="print the card of a weights file, or what is in a state dict and which backbone it fits"
     )
     inspect.add_argument(
-        "file", nargs="?", help="of `cspine weights export`, or .safetensors, .pth; default: those of the package"
+        "file",
+        nargs="?",
+        help="of `cspine weights export`, or .safetensors, .pth, or the name of one of the package "
+        "(package:fracture, package:vertebrae: the default)",
     )
     inspect.add_argument("--model", metavar="NAME", help="say what is missing or unexpected for this backbone")
     export = actions.add_parser(
@@ -22,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--spine", metavar="WORKDIR", help="run of configs/segment_unet3d.py")
     export.add_argument("--refine", metavar="WORKDIR", help="run of configs/segment_refine3d.py")
-    export.add_argument("--fracture", metavar="WORKDIR", help="evaluated run of a fracture recipe")
+    export.add_argument("--fracture", metavar="WORKDIR", help="evaluated run of any recipe that finds fractures")
     export.add_argument("--out", required=True, metavar="FILE.npz", help="what to write; the card goes beside it")
     export.add_argument("--name", default="", help="of the weights (default: the file's)")
     export.add_argument("--facts", metavar="FILE.json", help="more for the card, e.g. figures on held-out studies")
@@ -35,15 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Inspects, exports or converts."""
     if args.action == "inspect":
-        ours = args.model is None and (args.file is None or _has_card(Path(args.file)))
+        ours = args.model is None and (args.file is None or _has_card(args.file))
         return _inspect_card(args.file) if ours else _inspect_state_dict(args.file, args.model)
     return _export(args) if args.action == "export" else _convert(args.file, args.model, args.out)
 
 
-def _has_card(path: Path) -> bool:
-    """Whether a file is one of `cspine weights export`, judged by its table of contents."""
-    from cspine_jax.inference.weights import CARD
+def _has_card(path: str) -> bool:
+    """Whether a file is one of `cspine weights export`, judged by its table of contents, or one of the package's."""
+    from cspine_jax.training.weights_file import CARD, PACKAGE
 
+    if path.startswith(PACKAGE):
+        return True
     try:
         with zipfile.ZipFile(path) as file:
             return any(name.startswith(CARD) for name in file.namelist())
@@ -54,9 +59,10 @@ def _has_card(path: Path) -> bool:
 def _inspect_card(path: str | None) -> int:
     import dataclasses
 
-    from cspine_jax.inference import weights
+    from cspine_jax.inference.weights import SHIPPED
+    from cspine_jax.training.weights_file import read
 
-    arrays, card = weights.read(path)
+    arrays, card = read(path or SHIPPED)
     print(json.dumps(dataclasses.asdict(card), indent=1))
     print(f"{len(arrays)} arrays, {sum(x.size for x in arrays.values()):,} values")
     return 0
@@ -120,24 +126,19 @@ def _export(args: argparse.Namespace) -> int:
             raise DataError(f"{args.facts}: {error}; give a JSON file") from error
         if not isinstance(facts, dict):
             raise DataError(f"{args.facts}: not a JSON object; give one of names and values")
-    name = args.name or Path(args.out).stem
+    out = Path(args.out).expanduser()
+    if out.suffix != ".npz":
+        raise ConfigError(f"--out={args.out}: a weights file ends in .npz; give {out.with_suffix('.npz')}")
+    name = args.name or out.stem
     if args.fracture and not (args.spine or args.refine):
-        card = _fracture(args.fracture, args.out, name, facts)
+        from cspine_jax.inference.export import export_fracture
+
+        card = export_fracture(args.fracture, out, name=name, facts=facts)
     elif args.spine and args.refine and not args.fracture:
         from cspine_jax.inference.export import export
 
-        card = export(args.spine, args.refine, args.out, name=name, facts=facts)
+        card = export(args.spine, args.refine, out, name=name, facts=facts)
     else:
         raise ConfigError("give --spine and --refine, or --fracture alone")
-    print(f"{args.out}: {Path(args.out).stat().st_size / 1e6:.1f} MB; {card.note}")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; {card.note}")
     return 0
-
-
-def _fracture(workdir: str, out: str, name: str, facts: dict):
-    """Exports a fracture run, with the field of view and the slice distance of the records it learnt from."""
-    from cspine_jax.inference.export import export_fracture
-    from cspine_jax.inference.run import from_folder
-    from cspine_jax.kinds.records import find_records
-
-    table = find_records(from_folder(Path(workdir)).config.data).table
-    return export_fracture(workdir, out, name=name, facts=facts, **table.seen)

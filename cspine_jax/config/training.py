@@ -68,11 +68,12 @@ class TrainConfig:
     evaluations; `patience` 0 never stops. The best checkpoint, which is evaluated, has the lowest validation loss, or
     with `choose_by` "vertebra_auc" or "patient_auc" (study-level tasks) the highest of these: a network that grows too
     sure of itself ranks better and better long after its loss has begun to rise. `bf16` computes in bfloat16 with
-    float32 parameters. `init_from` is the work folder of another run of the same network: a fresh run starts from its
-    best weights (fine-tuning). Study-level models may start from another one's, too: the parts that both have (the
-    encoder of slices) are taken. "{fold}" in it stands for `data.fold`; a run of another fold of the same data is
-    refused. `freeze_encoder` (models of slices) keeps the encoder as it came from there, weights and batch statistics:
-    only what stands on it learns, at a third of the cost a step.
+    float32 parameters. `init_from` is the work folder of another run of the same network, or a weights file of one
+    ("package:gold", or of `cspine weights export --fracture`): a fresh run starts from its best weights (fine-tuning).
+    Study-level models may start from another one's, too: the parts that both have (the encoder of slices) are taken.
+    "{fold}" in it stands for `data.fold`; a run of another fold of the same data is refused. `freeze_encoder` (models
+    of slices) keeps the encoder as it came from there, weights and batch statistics: only what stands on it learns, at
+    a third of the cost a step.
     """
 
     total_steps: int = 0

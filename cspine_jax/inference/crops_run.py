@@ -46,17 +46,17 @@ class CropsRun(StudyLevelRun):
     """Gold (Types 1 and 2), silver, bronze, or the level transformer; evaluated as its run was.
 
     Args:
-        source: what `launch.py --workdir` was given.
+        source: as `loaded.load` takes it.
         batch: vertebrae predicted at once, in models of single ones; 0, or more than seven, for all.
 
     Raises:
-        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+        DataError: as `loaded.load`.
     """
 
     needs_vertebrae = "reads crops of vertebrae that have to be found first"
 
     def __init__(self, source: str | Path, batch: int = 0):
-        super().__init__(source)
+        super().__init__(source, "crops")
         self.layout = CropLayout.of(dataclasses.replace(self.config.crops, masks="segmented"))
         self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self.config.study.model in ON_VERTEBRAE else 1
 

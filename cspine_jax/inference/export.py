@@ -1,6 +1,5 @@
 """Training runs -> weights files."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,16 @@ import numpy as np
 
 from cspine_jax import __version__
 from cspine_jax.config import Config, from_dict, to_dict
+from cspine_jax.config.study import STUDY_LEVEL
+from cspine_jax.data.crops.layout import TRUE_MASKS
 from cspine_jax.errors import DataError
-from cspine_jax.inference.run import from_folder
-from cspine_jax.inference.weights import CARD, TASKS, Card, flatten
+from cspine_jax.inference.loaded import load
+from cspine_jax.inference.weights import TASKS
 from cspine_jax.training.checkpoint import load_best
-from cspine_jax.training.learnt import learnt_from_phantoms
+from cspine_jax.training.learnt import learnt_from, learnt_from_phantoms
 from cspine_jax.training.sharding import place
-from cspine_jax.training.workdir import read_json, write_text
+from cspine_jax.training.weights_file import FRACTURE, Card, halves, is_weights_file, write
+from cspine_jax.training.workdir import read_json
 
 
 def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str, facts: Mapping[str, Any]) -> Card:
@@ -42,7 +44,7 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
     for kind, workdir in (("spine", Path(spine)), ("refine", Path(refine))):
         config = _run_config(kind, workdir)
         params, stats, step = load_best(TASKS[kind](config), workdir, place())
-        arrays |= _halves(kind, params, stats)
+        arrays |= halves(kind, params, stats)
         phantom &= learnt_from_phantoms(workdir, config)
         metrics = workdir / "evaluation" / "metrics.json"
         figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
@@ -59,27 +61,17 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
     )
     versions = {"cspine_jax": __version__, "jax": jax.__version__}
     card = Card(name, note, phantom, {**networks, **facts}, versions)
-    _write(Path(out), arrays, card)
+    write(Path(out), arrays, card)
     return card
 
 
-def export_fracture(
-    run: str | Path,
-    out: str | Path,
-    *,
-    name: str,
-    field_mm: float | None,
-    slice_mm: float | None,
-    facts: Mapping[str, Any],
-) -> Card:
-    """Writes the best checkpoint of a fracture run as a file of half precision.
+def export_fracture(run: str | Path, out: str | Path, *, name: str, facts: Mapping[str, Any]) -> Card:
+    """Writes the best checkpoint of a run that finds fractures as a file of half precision.
 
     Args:
-        run: work folder of an evaluated run of task "fracture".
+        run: work folder of an evaluated run on slices, crops of vertebrae or whole studies.
         out: the `.npz` to write; its card goes beside it as `.json`.
         name: of the weights.
-        field_mm: side of the square the run saw (median of its records), None if not known.
-        slice_mm: distance of its slices, None if not known.
         facts: more for the card.
 
     Returns:
@@ -88,56 +80,58 @@ def export_fracture(
     Raises:
         DataError: the folder holds no evaluated run.
     """
-    loaded = from_folder(Path(run))
-    if not loaded.card.evaluated:
+    if is_weights_file(run):
+        raise DataError(f"{run}: a weights file already; give the --workdir of a run")
+    loaded = load(run)
+    config, card = loaded.config, loaded.card
+    if not card.evaluated:
         raise DataError(f"{run}: no evaluation/metrics.json, so no thresholds; run `launch.py --mode=evaluate` first")
+    unsaid = "field_mm" if config.task != "crops" and card.field_mm is None else ""
+    if config.study.fractured_fraction and config.task in STUDY_LEVEL and card.drawn_odds is None:
+        unsaid = "drawn_odds"
+    if unsaid:
+        raise DataError(
+            f"{run}: no {unsaid} in evaluation/metrics.json, which is of an older version; run `launch.py "
+            "--mode=evaluate` again"
+        )
     network = {
-        "config": _public(loaded.config),
+        "config": _public(config),
         "step": loaded.step,
         "parameters": int(sum(x.size for x in jax.tree.leaves(loaded.params))),
-        "thresholds": loaded.card.thresholds,
-        "prevalence": loaded.card.prevalence.tolist(),
-        "field_mm": field_mm,
-        "slice_mm": slice_mm,
+        "thresholds": card.thresholds,
+        "prevalence": card.prevalence.tolist(),
+        "field_mm": card.field_mm,
+        "slice_mm": card.slice_mm,
+        "tta": card.tta,
+        "drawn_odds": card.drawn_odds,
+        "phantom_seeds": learnt_from(Path(run), config).phantom_seeds,
     }
-    what = "synthetic studies (phantoms) only" if loaded.card.phantom else "the data of its run"
+    what = "synthetic studies (phantoms) only" if card.phantom else "the data of its run"
     note = f"Fractures by research weights trained on {what}; not for clinical use."
     versions = {"cspine_jax": __version__, "jax": jax.__version__}
-    card = Card(name, note, loaded.card.phantom, {"fracture": network, **facts}, versions)
-    _write(Path(out), _halves("fracture", loaded.params, loaded.stats), card)
-    return card
-
-
-def _halves(kind: str, params: Any, stats: Any) -> dict[str, np.ndarray]:
-    """The arrays of one network as they are written."""
-    return {
-        name: np.asarray(x, np.float16)
-        for part, tree in (("params", params), ("stats", stats))
-        for name, x in flatten(tree, f"{kind}/{part}").items()
-    }
+    written = Card(name, note, card.phantom, {FRACTURE: network, **facts}, versions)
+    write(Path(out), halves(FRACTURE, loaded.params, loaded.stats), written)
+    return written
 
 
 def _public(config: Config) -> dict[str, Any]:
     """The configuration without the folders of the machine it ran on."""
     values = to_dict(config)
+    start = "another run" if config.train.freeze_encoder else ""  # a frozen encoder is from somewhere
+    masks, probs = values["crops"]["masks"], values["data"]["vertebra_probs"]
     return {
         **values,
-        "data": {**values["data"], "root": "data", "data_dir": "", "manual_dir": ""},
+        "crops": {**values["crops"], "masks": masks if masks == TRUE_MASKS else "segmented"},
+        "data": {
+            **values["data"],
+            "root": "data",
+            "data_dir": "",
+            "manual_dir": "",
+            "vertebra_probs": probs if probs in ("mask", "none") else "predicted",
+        },
         "model": {**values["model"], "pretrained": ""},
-        "train": {**values["train"], "init_from": ""},
+        "train": {**values["train"], "init_from": start},
     }
-
-
-def _write(out: Path, arrays: Mapping[str, np.ndarray], card: Card) -> None:
-    lost = [key for key, x in arrays.items() if not np.isfinite(x).all()]
-    if lost:
-        raise DataError(f"{lost[0]}: values beyond half precision; train with weight decay")
-    about = {name: value for name, value in dataclasses.asdict(card).items() if name != "digest"}
-    text = json.dumps(about, indent=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file:
-        np.savez_compressed(file, **{CARD: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-    write_text(out.with_suffix(".json"), text + "\n")
 
 
 def _run_config(kind: str, workdir: Path) -> Config:

@@ -15,7 +15,8 @@ from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.ct import Identity, Volume, read_study
 from cspine_jax.errors import ConfigError
 from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
-from cspine_jax.inference.run import Card, SliceRun, read_config
+from cspine_jax.inference.loaded import Card, config_of
+from cspine_jax.inference.run import SliceRun
 from cspine_jax.inference.vertebrae.result import Vertebrae
 from cspine_jax.metrics import score_optimal
 
@@ -40,9 +41,9 @@ Run: TypeAlias = "SliceRun | CropsRun | StudyRun"
 
 def load_run(source: str | Path | None = None, batch: int = 0) -> Run:
     """The model of a run or of a weights file, whatever it sees of a study; arguments and errors as `SliceRun`."""
-    if source is None or str(source).endswith(".npz"):
+    if source is None:
         return SliceRun(source, batch)
-    task = read_config(Path(source)).task  # the others load what reads records, which slice models do without
+    task = config_of(source).task  # the others load what reads records, which slice models do without
     if task == "crops":
         from cspine_jax.inference.crops_run import CropsRun
 
@@ -164,7 +165,7 @@ def about(run: Run) -> dict[str, Any]:
         "step": run.step,
         "digest": run.digest,
         **run.facts,
-        "trained_on": "phantom" if run.card.phantom else "data.manual_dir of the run",
+        "trained_on": "phantom" if run.card.phantom else "studies not all synthetic",
     }
 
 

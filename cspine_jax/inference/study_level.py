@@ -7,13 +7,12 @@ import numpy as np
 
 from cspine_jax.data.batches import Batch
 from cspine_jax.data.views import View
-from cspine_jax.inference.run import read_card, read_config
-from cspine_jax.inference.weights import digest_of
-from cspine_jax.training.checkpoint import load_best
+from cspine_jax.inference.loaded import load
 from cspine_jax.training.crops_task import study_level_task
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.sharding import place
 from cspine_jax.training.step import Once, evaluator
+from cspine_jax.training.weights_file import digest_of
 
 BY_TRUE_MASKS = "thresholds were chosen on what true masks show; this study's vertebrae are as they were found"
 """Said of a model that reads masks, and was evaluated with true ones."""
@@ -29,7 +28,8 @@ class StudyLevelRun:
     """A model of crops or of whole studies, with the best checkpoint of its run, and the views of its evaluation.
 
     Args:
-        source: what `launch.py --workdir` was given.
+        source: as `loaded.load` takes it.
+        task: "crops" or "study".
 
     Attributes:
         name: the source.
@@ -39,16 +39,15 @@ class StudyLevelRun:
         digest: of its weights.
 
     Raises:
-        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+        DataError: as `loaded.load`.
     """
 
-    def __init__(self, source: str | Path):
-        workdir = Path(source)
-        self.name, self.config = str(source), read_config(workdir)
-        self.card = read_card(workdir, self.config)
-        self.task = study_level_task(self.config)
+    def __init__(self, source: str | Path, task: str):
         self._placement = place(jax.devices()[:1])  # a study is too small to be divided
-        self._params, self._stats, self.step = load_best(self.task, workdir, self._placement)
+        loaded = load(source, task, self._placement)
+        self.name, self.config, self.card, self.step = str(source), loaded.config, loaded.card, loaded.step
+        self.task = study_level_task(self.config)
+        self._params, self._stats = jax.device_put((loaded.params, loaded.stats), self._placement.replicated)
         self.digest = digest_of(self._params, self._stats)
         self._steps: dict[tuple[int, ...], tuple[Once, Once]] = {}
 

@@ -17,15 +17,15 @@ class StudyRun(StudyLevelRun):
     """The classifier, the 3D transformer or the 3D CNN; evaluated as its run was.
 
     Args:
-        source: what `launch.py --workdir` was given.
+        source: as `loaded.load` takes it.
         batch: clips predicted at once; 0, or more than seven, for all. A whole study is one example.
 
     Raises:
-        DataError: it is not the folder of a run, or its checkpoint cannot be read.
+        DataError: as `loaded.load`.
     """
 
     def __init__(self, source: str | Path, batch: int = 0):
-        super().__init__(source)
+        super().__init__(source, "study")
         self._clips = self.config.study.clip_depth > 0
         self._batch = min(batch or NUM_VERTEBRAE, NUM_VERTEBRAE) if self._clips else 1
 

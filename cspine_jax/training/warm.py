@@ -14,11 +14,20 @@ from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.crops_task import study_level_task
+from cspine_jax.training.learnt import Learnt, learnt_from, phantom_seed
 from cspine_jax.training.sharding import Placement
 from cspine_jax.training.state import TrainState
 from cspine_jax.training.study_models import channels
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import OnBackbone, Task
+from cspine_jax.training.weights_file import (
+    FINDS_FRACTURES,
+    FRACTURE,
+    config_of_fracture,
+    is_weights_file,
+    read,
+    read_fracture,
+)
 from cspine_jax.training.workdir import read_json, say
 
 
@@ -40,29 +49,89 @@ def warm(state: TrainState, task: Task, config: Config, placement: Placement) ->
     return state
 
 
-def start_folder(config: Config) -> Path:
-    """Of the run that `train.init_from` names."""
-    return Path(config.train.init_from.replace("{fold}", str(config.data.fold))).expanduser()
+def check_start(config: Config) -> None:
+    """Refuses what `train.init_from` names before anything is made; nothing where it is empty.
+
+    Raises:
+        ConfigError: it has learnt from this run's test studies.
+        DataError: it is not there, or is of networks of another kind.
+    """
+    if not config.train.init_from:
+        return
+    given, source = _given(config), _source(config)
+    if not is_weights_file(source):
+        folder = Path(source).expanduser()
+        if not (folder / "checkpoints").is_dir():
+            raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
+        _check_folds(given, config, _config_of_folder(folder, config))
+        return
+    if config.task not in FINDS_FRACTURES:
+        raise ConfigError(
+            f"{given}: weights files are of networks that find fractures; for task={config.task!r} give the --workdir "
+            "of a finished run"
+        )
+    seed = phantom_seed(config.data)
+    if seed in _learnt_by_file(source).phantom_seeds:
+        raise ConfigError(
+            f"{given}: it has learnt from phantoms of seed {seed}, which this run tests on; give phantoms of another "
+            "seed (--config.data.phantom.seed)"
+        )
 
 
-def start_config(config: Config) -> Config:
-    """Of the run that `train.init_from` names; `config` where it has none."""
-    file = start_folder(config) / "config.json"
+def learnt_by_start(config: Config) -> Learnt:
+    """What the run or file that `train.init_from` names has learnt from."""
+    source = _source(config)
+    if is_weights_file(source):
+        return _learnt_by_file(source)
+    folder = Path(source).expanduser()
+    return learnt_from(folder, _config_of_folder(folder, config))
+
+
+def _learnt_by_file(source: str) -> Learnt:
+    card = read(source)[1]
+    config = config_of_fracture(card)
+    seeds = card.networks[FRACTURE].get("phantom_seeds")
+    if seeds is None:  # an older file's network was trained in one go
+        seeds = [config.data.phantom.seed] if card.phantom else []
+    try:
+        return Learnt(card.phantom, phantom_seeds=tuple(int(seed) for seed in seeds))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: phantom_seeds={seeds!r} in its card; export it again") from error
+
+
+def _config_of_folder(folder: Path, config: Config) -> Config:
+    """Of the run in a folder; `config` where it has none."""
+    file = folder / "config.json"
     return from_dict(read_json(file, "give the --workdir of a finished run")) if file.is_file() else config
+
+
+def _given(config: Config) -> str:
+    return f"train.init_from={config.train.init_from!r}"
+
+
+def _source(config: Config) -> str:
+    """What `train.init_from` names."""
+    return config.train.init_from.replace("{fold}", str(config.data.fold))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Another network: whose it is, its configuration, and its two trees of arrays."""
+
+    name: str
+    config: Config
+    params: Any
+    stats: Any
 
 
 def _from_run(state: TrainState, task: Task, config: Config, placement: Placement) -> TrainState:
     """The state with another run's best weights: all of the same network, what two study-level ones have in common."""
-    given = f"train.init_from={config.train.init_from!r}"
-    folder = start_folder(config)
-    if not (folder / "checkpoints").is_dir():
-        raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
-    theirs = start_config(config)
-    _check_folds(given, config, theirs)
-    if not isinstance(task, StudyLevelTask) or theirs.task not in STUDY_LEVEL:
-        params, stats, _ = load_best(task, folder, placement)
-        return dataclasses.replace(state, params=params, stats=stats)
-    params, stats, _ = load_best(study_level_task(theirs), folder, placement)
+    check_start(config)
+    given, source = _given(config), _source(config)
+    start = (_stored if is_weights_file(source) else _trained)(given, source, task, config, placement)
+    if not _in_parts(task, start.config):
+        return dataclasses.replace(state, params=start.params, stats=start.stats)
+    params, stats, theirs = start.params, start.stats, start.config
     mine, other = _modules(state.params, state.stats), _modules(params, stats)
     shared = [name for name, arrays in mine.items() if _shapes(arrays) == _shapes(other.get(name, {}))]
     if not shared or (config.train.freeze_encoder and "encoder" not in shared):
@@ -72,7 +141,7 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
             "backbone and as many slices as channels"
         )
     fresh = [name for name in mine if name not in shared]
-    say(f"train: {', '.join(shared)} from {folder}" + (f"; {', '.join(fresh)} fresh" if fresh else ""))
+    say(f"train: {', '.join(shared)} from {start.name}" + (f"; {', '.join(fresh)} fresh" if fresh else ""))
 
     def taken(tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -80,6 +149,35 @@ def _from_run(state: TrainState, task: Task, config: Config, placement: Placemen
         )
 
     return dataclasses.replace(state, params=taken(state.params), stats=taken(state.stats))
+
+
+def _in_parts(task: Task, theirs: Config) -> bool:
+    """Whether two networks need not be the same, but have parts in common."""
+    return isinstance(task, StudyLevelTask) and theirs.task in STUDY_LEVEL
+
+
+def _trained(given: str, source: str, task: Task, config: Config, placement: Placement) -> _Start:
+    """The best checkpoint of the run in a folder."""
+    folder = Path(source).expanduser()
+    theirs = _config_of_folder(folder, config)
+    params, stats, _ = load_best(study_level_task(theirs) if _in_parts(task, theirs) else task, folder, placement)
+    return _Start(str(folder), theirs, params, stats)
+
+
+def _stored(given: str, source: str, task: Task, config: Config, placement: Placement) -> _Start:
+    """The network of a weights file."""
+    stored = read_fracture(source)
+    seen, seed = _learnt_by_file(source), phantom_seed(config.data)
+    alone = bool(config.data.data_dir) and not config.data.manual_dir  # records do not say of which phantoms they are
+    if alone or (not seen.phantom if seed is None else seen.phantom and not seen.phantom_seeds):
+        say(f"train: which studies {source} has learnt from is not known: see to it that this run tests on others")
+    mine = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    if not _in_parts(task, stored.config) and _all_shapes(mine) != _all_shapes((stored.params, stored.stats)):
+        raise DataError(
+            f"{given}: weights of another network ({stored.config.name}); give a file of the recipe that is trained"
+        )
+    params, stats = jax.device_put((stored.params, stored.stats), placement.replicated)
+    return _Start(source, stored.config, params, stats)
 
 
 def _check_folds(given: str, config: Config, theirs: Config) -> None:
@@ -108,6 +206,10 @@ def _modules(*trees: Any) -> dict[Any, dict[Any, jax.Array]]:
         for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
             found.setdefault(keys[0].key, {})[keys] = leaf
     return found
+
+
+def _all_shapes(trees: Any) -> dict[Any, tuple[int, ...]]:
+    return _shapes(dict(jax.tree_util.tree_flatten_with_path(trees)[0]))
 
 
 def _shapes(arrays: dict[Any, jax.Array]) -> dict[Any, tuple[int, ...]]:

@@ -1,1 +1,1 @@
-"""Weights that come with the package (`vertebrae.npz`) and their card. Read them with `inference.weights.load`."""
+"""Weights that come with the package and their cards; `training.weights_file.read("package:gold")` reads one."""

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.inference.breaks import draw_breaks
 from cspine_jax.inference.crops_run import CropsRun
+from cspine_jax.inference.export import export_fracture
 from cspine_jax.inference.predict import load_run, predict_study
 from cspine_jax.metrics.target_table import read_targets
 
@@ -148,6 +150,32 @@ def test_how_many_vertebrae_at_once_changes_nothing(made, three, truth):
     path = next((three / "train_images").iterdir())
     whole, parts = (predict_study(load_run(made[0], batch), path, segmenter=truth) for batch in (64, 3))
     np.testing.assert_allclose(parts.probabilities(), whole.probabilities(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_weights_file_answers_as_its_run(made, three, truth, tmp_path):
+    workdir, _ = made
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    with pytest.raises(DataError, match=r"no evaluation/metrics\.json, so no thresholds"):
+        export_fracture(run, tmp_path / "w.npz", name="w", facts={})
+    card = {
+        "phantom": True,
+        "thresholds": {"patient_overall": 0.25, "C1-C7": 0.75},
+        "prevalence": dict.fromkeys(TARGETS, 0.125),
+        "seen": {"field_mm": 100.0, "slice_mm": 1.5, "tta": 1, "drawn_odds": 3.0},
+    }
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(card))
+    written = export_fracture(run, tmp_path / "w.npz", name="w", facts={})
+    assert written.phantom and str(three) not in json.dumps(dataclasses.asdict(written))
+    of_run, of_file = load_run(run), load_run(tmp_path / "w.npz")
+    assert type(of_file) is type(of_run) and of_file.step == of_run.step
+    for field in dataclasses.fields(of_run.card):
+        np.testing.assert_array_equal(getattr(of_file.card, field.name), getattr(of_run.card, field.name), field.name)
+    path = next((three / "train_images").iterdir())
+    mine, theirs = (predict_study(each, path, segmenter=truth) for each in (of_file, of_run))
+    np.testing.assert_allclose(mine.probabilities(), theirs.probabilities(), rtol=0.02)
+    assert not np.isnan(mine.probabilities()).any() and mine.thresholds == {"vertebra": 0.75, "patient": 0.25}
 
 
 @pytest.mark.parametrize("made", ["gold"], indirect=True)

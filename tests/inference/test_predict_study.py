@@ -15,7 +15,7 @@ from cspine_jax.ct import read_study
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.experiment import Experiment
 from cspine_jax.inference.predict import findings_of, load_run, predict_study
-from cspine_jax.inference.run import from_folder
+from cspine_jax.inference.run import SliceRun
 from cspine_jax.inference.study_run import StudyRun
 from cspine_jax.metrics.target_table import read_targets
 
@@ -193,5 +193,5 @@ def test_bad_use_is_one_line(made, three, tmp_path, capsys):
     study = str(next((three / "train_images").iterdir()))
     assert main(["predict", study, "--no_segment", "--checkpoint", str(made[0]), "--out", str(tmp_path)]) == 2
     assert "reads a mask of the vertebrae beside the slices; leave the flag out" in capsys.readouterr().err
-    with pytest.raises(DataError, match="task='study' reads whole studies, not slices; give the --workdir of"):
-        from_folder(made[0])
+    with pytest.raises(DataError, match="task='study' reads whole studies, not slices; give another run"):
+        SliceRun(made[0])

@@ -11,7 +11,8 @@ import pytest
 from cspine_jax.cli import main
 from cspine_jax.config import from_dict, to_dict
 from cspine_jax.errors import DataError
-from cspine_jax.inference import export, weights
+from cspine_jax.inference import weights
+from cspine_jax.training import weights_file
 from cspine_jax.training.spine_task import SpineTask
 
 CONFIG = from_dict({"task": "spine", "volume": {"levels": 2, "width": 4, "depth": 16, "height": 16, "width_px": 16}})
@@ -26,14 +27,14 @@ def trees():
 def file(tmp_path, trees):
     arrays = {}
     for part, tree in zip(("params", "stats"), trees, strict=True):
-        arrays |= {k: np.asarray(x, np.float16) for k, x in weights.flatten(tree, f"spine/{part}").items()}
-    card = weights.Card("tiny", "for tests", True, {"spine": {"config": to_dict(CONFIG)}}, {"jax": "0"})
-    export._write(tmp_path / "tiny.npz", arrays, card)
+        arrays |= {k: np.asarray(x, np.float16) for k, x in weights_file.flatten(tree, f"spine/{part}").items()}
+    card = weights_file.Card("tiny", "for tests", True, {"spine": {"config": to_dict(CONFIG)}}, {"jax": "0"})
+    weights_file.write(tmp_path / "tiny.npz", arrays, card)
     return tmp_path / "tiny.npz"
 
 
 def test_what_is_written_is_what_is_read(file, trees, capsys):
-    arrays, card = weights.read(file)
+    arrays, card = weights_file.read(file)
     assert card.name == "tiny" and card.phantom
     network = weights.network_of("spine", arrays, card)
     image = np.random.default_rng(0).normal(size=(1, 4, 4, 4, 8)).astype(np.float32)
@@ -54,19 +55,24 @@ class Trap:
 def test_other_files_are_refused_and_execute_nothing(tmp_path, content):
     (tmp_path / "w.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"w\.npz: not a weights file"):
-        weights.read(tmp_path / "w.npz")
+        weights_file.read(tmp_path / "w.npz")
 
 
 def test_an_archive_with_a_pickle_inside_is_refused(tmp_path):
     buffer = io.BytesIO()
-    np.savez(buffer, **{weights.CARD: np.array([Trap()], object)}, allow_pickle=True)
+    np.savez(buffer, **{weights_file.CARD: np.array([Trap()], object)}, allow_pickle=True)
     (tmp_path / "w.npz").write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match="not a weights file"):
-        weights.read(tmp_path / "w.npz")
+        weights_file.read(tmp_path / "w.npz")
+
+
+def test_an_unknown_name_lists_those_of_the_package():
+    with pytest.raises(DataError, match=r"package:none: no weights of this name .* package:fracture, .*vertebrae"):
+        weights_file.read("package:none")
 
 
 def test_missing_left_over_and_misshapen_arrays_are_named(file):
-    arrays, card = weights.read(file)
+    arrays, card = weights_file.read(file)
     name = next(iter(arrays))
     with pytest.raises(DataError, match="1 arrays of spine do not fit"):
         weights.network_of("spine", {k: x for k, x in arrays.items() if k != name}, card)
@@ -92,15 +98,15 @@ def test_export_wants_both_runs_or_a_fracture_run(tmp_path, capsys):
 
 
 def test_values_beyond_half_precision_are_refused(tmp_path):
-    card = weights.Card("big", "", True, {}, {})
+    card = weights_file.Card("big", "", True, {}, {})
     with pytest.raises(DataError, match="beyond half precision"):
-        export._write(tmp_path / "w.npz", {"a": np.array([np.inf], np.float16)}, card)
+        weights_file.write(tmp_path / "w.npz", {"a": np.array([np.inf], np.float16)}, card)
     assert dataclasses.asdict(card)["name"] == "big"
 
 
 def test_the_package_brings_small_weights_that_say_what_they_are():
-    for name, networks in ((weights.SHIPPED, {"spine", "refine"}), (weights.SHIPPED_FRACTURE, {"fracture"})):
-        arrays, card = weights.read(None, name)
+    for name, networks in ((weights.SHIPPED, {"spine", "refine"}), ("package:fracture", {"fracture"})):
+        arrays, card = weights_file.read(name)
         assert networks <= card.networks.keys() and card.phantom
         assert "not for clinical use" in card.note and "phantom" in card.note
         assert sum(x.nbytes for x in arrays.values()) < 8e6

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cspine_jax.config import from_dict
+from cspine_jax.cli import main
+from cspine_jax.config import from_dict, to_dict
 from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation.compare import read_tta
@@ -25,10 +26,11 @@ from cspine_jax.metrics.calibration import logit
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import load_recipe
 from cspine_jax.training.checkpoint import load_best
+from cspine_jax.training.learnt import Learnt
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.sharding import place
 from cspine_jax.training.state import init_state
-from cspine_jax.training.warm import warm
+from cspine_jax.training.warm import learnt_by_start, warm
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("gold_type1", "gold_type2", "silver", "bronze", "levels", "classifier", "vit3d", "cnn3d")
@@ -125,7 +127,7 @@ def test_what_is_drawn_more_often_in_training_is_undone(gold, tmp_path):
     assert metrics["seen"]["drawn_odds"] == 1.0
     shutil.copytree(experiment.workdir, tmp_path / "w")
     learnt = tmp_path / "w" / "learnt.json"
-    assert json.loads(learnt.read_text()) == {"phantom": True, "drawn_odds": 1.0}
+    assert json.loads(learnt.read_text()) == {"phantom": True, "drawn_odds": 1.0, "phantom_seeds": [5]}
 
     def asked(fraction):
         # a vertebra as its highest slice: then its odds are divided exactly
@@ -209,6 +211,42 @@ def test_a_model_of_levels_starts_from_the_encoder_of_one_of_vertebrae(gold, odd
     with pytest.raises(DataError, match="no part of its gold on tiny, 4 channels fits this vit3d on"):
         started(vit, placement)
     assert not list((workdir / "checkpoints").glob("*.unreadable"))
+
+
+def test_a_weights_file_is_a_start_as_its_run_is(gold, odd_folder, tmp_path, capsys):
+    experiment, _, _ = gold
+    file = tmp_path / "gold_here.npz"
+    assert main(["weights", "export", "--fracture", str(experiment.workdir), "--out", str(file)]) == 0
+    assert f"{file}: " in capsys.readouterr().out
+    params, stats, _ = load_best(experiment.kind.task, experiment.workdir, place())
+    halved = jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), (params, stats))
+
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "phantom.json").write_text('{"seed": 1000}')
+    placement, start = place(jax.devices()[:1]), {"init_from": str(file)}
+    config = shrunk("gold_type1", tmp_path / "others", tmp_path, train=start)
+    jax.tree.map(np.testing.assert_array_equal, (lambda s: (s.params, s.stats))(started(config, placement)[1]), halved)
+    said = capsys.readouterr().out
+    assert "encoder" in said and "gold_here" in said and "is not known" not in said
+    frozen = shrunk("levels", tmp_path / "others", tmp_path, train={**start, "freeze_encoder": True})
+    merged = nnx.merge(kind_of(frozen).task._graph, *(lambda s: (s.params, s.stats))(started(frozen, placement)[1]))
+    jax.tree.map(
+        np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(merged.encoder, nnx.Param)), halved[0]["encoder"]
+    )
+
+    same = shrunk("levels", odd_folder[0], tmp_path, train=start)
+    with pytest.raises(ConfigError, match=r"gold_here\.npz': it has learnt from phantoms of seed 5, which this run"):
+        Experiment(same, tmp_path / "same").train()
+    assert not (tmp_path / "same").exists()
+    assert learnt_by_start(config) == Learnt(True, 1.0, (5,))
+    slices = {"task": "fracture", "data": {"manual_dir": str(tmp_path / "others")}, "train": start}
+    with pytest.raises(DataError, match=r"weights of another network .* give a file of the recipe that is trained"):
+        started(from_dict(slices), placement)
+    shutil.copytree(experiment.workdir, tmp_path / "real")
+    (tmp_path / "real" / "learnt.json").write_text('{"phantom": false, "drawn_odds": 1.0}')
+    (tmp_path / "real" / "config.json").write_text(json.dumps({**to_dict(experiment.config), "data": {}}))
+    assert main(["weights", "export", "--fracture", str(tmp_path / "real"), "--out", str(file)]) == 0
+    assert not learnt_by_start(config).phantom and "the data of its run" in capsys.readouterr().out
 
 
 def test_the_classifier_answers_for_every_study(folder, tmp_path):
