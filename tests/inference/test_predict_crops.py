@@ -166,7 +166,11 @@ def test_a_weights_file_answers_as_its_run(made, three, truth, tmp_path):
     }
     (run / "evaluation").mkdir()
     (run / "evaluation" / "metrics.json").write_text(json.dumps(card))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["vertebra_probs"] = str(three / "slices.csv")
+    (run / "config.json").write_text(json.dumps(config))
     written = export_fracture(run, tmp_path / "w.npz", name="w", facts={})
+    assert written.networks["fracture"]["phantom_seeds"] == (3,)
     assert written.phantom and str(three) not in json.dumps(dataclasses.asdict(written))
     of_run, of_file = load_run(run), load_run(tmp_path / "w.npz")
     assert type(of_file) is type(of_run) and of_file.step == of_run.step

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -66,6 +67,20 @@ def test_an_archive_with_a_pickle_inside_is_refused(tmp_path):
         weights_file.read(tmp_path / "w.npz")
 
 
+def test_damage_within_an_archive_and_odd_cards_are_one_line(tmp_path, file):
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        middle = max(archive.infolist(), key=lambda info: info.compress_size)
+    at = middle.header_offset + 30 + len(middle.filename) + middle.compress_size // 2
+    content[at : at + 8] = b"\xff" * 8
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"w\.npz: not a weights file"):
+        weights_file.read(tmp_path / "w.npz")
+    weights_file.write(tmp_path / "w.npz", {}, weights_file.Card("odd", "", True, ["spine"], {}))
+    with pytest.raises(DataError, match=r"w\.npz: not a weights file"):
+        weights_file.read(tmp_path / "w.npz")
+
+
 def test_an_unknown_name_lists_those_of_the_package():
     with pytest.raises(DataError, match=r"package:none: no weights of this name .* package:fracture, .*vertebrae"):
         weights_file.read("package:none")
@@ -92,6 +107,11 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
 def test_export_wants_both_runs_or_a_fracture_run(tmp_path, capsys):
     assert main(["weights", "export", "--spine", "a", "--out", str(tmp_path / "w.npz")]) == 2
     assert "give --spine and --refine, or --fracture alone" in capsys.readouterr().err
+    assert main(["weights", "export", "--fracture", "a", "--out", str(tmp_path / "w")]) == 2
+    assert f"a weights file ends in .npz; give {tmp_path / 'w.npz'}" in capsys.readouterr().err
+    command = ["weights", "export", "--fracture", "package:fracture", "--out", str(tmp_path / "w.npz")]
+    assert main(command) == 2
+    assert "package:fracture: a weights file already; give the --workdir of a run" in capsys.readouterr().err
     command = ["weights", "export", "--spine", str(tmp_path), "--refine", str(tmp_path), "--out", "w.npz"]
     assert main(command) == 2
     assert "give the --workdir of a `launch.py` run" in capsys.readouterr().err

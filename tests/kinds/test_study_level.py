@@ -30,7 +30,7 @@ from cspine_jax.training.learnt import Learnt
 from cspine_jax.training.optim import make_optimizer
 from cspine_jax.training.sharding import place
 from cspine_jax.training.state import init_state
-from cspine_jax.training.warm import learnt_by_start, warm
+from cspine_jax.training.warm import check_start, learnt_by_start, warm
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("gold_type1", "gold_type2", "silver", "bronze", "levels", "classifier", "vit3d", "cnn3d")
@@ -163,6 +163,10 @@ def test_a_run_that_started_from_real_studies_has_not_seen_phantoms_alone(gold, 
     train = dataclasses.replace(experiment.config.train, init_from=str(start), total_steps=1)
     Experiment(dataclasses.replace(experiment.config, train=train), tmp_path / "w").train()
     assert not load_run(tmp_path / "w").card.phantom
+    (start / "learnt.json").write_text('{"phantom": true, "drawn_odds": 1.0, "phantom_seeds": [8, 5]}')
+    Experiment(dataclasses.replace(experiment.config, train=train), tmp_path / "chain").train()
+    assert json.loads((tmp_path / "chain" / "learnt.json").read_text())["phantom_seeds"] == [8, 5]
+    (start / "learnt.json").write_text('{"phantom": false, "drawn_odds": 1.0}')
     Experiment(experiment.config, start).evaluate()  # of phantoms: that does not change what it has learnt from
     assert not load_run(start).card.phantom
     (start / "learnt.json").write_text("{}")
@@ -239,6 +243,12 @@ def test_a_weights_file_is_a_start_as_its_run_is(gold, odd_folder, tmp_path, cap
         Experiment(same, tmp_path / "same").train()
     assert not (tmp_path / "same").exists()
     assert learnt_by_start(config) == Learnt(True, 1.0, (5,))
+    alone = {"manual_dir": "", "data_dir": str(tmp_path)}  # records do not say which phantoms they are of
+    capsys.readouterr()
+    started(shrunk("levels", "", tmp_path, data=alone, train=start), placement)
+    assert "gold_here.npz has learnt from is not known" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"weights files are of networks that find fractures; for task='spine' give"):
+        check_start(from_dict({"task": "spine", "train": start}))
     slices = {"task": "fracture", "data": {"manual_dir": str(tmp_path / "others")}, "train": start}
     with pytest.raises(DataError, match=r"weights of another network .* give a file of the recipe that is trained"):
         started(from_dict(slices), placement)
