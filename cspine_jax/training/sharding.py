@@ -59,7 +59,11 @@ class Placement:
         if extra:
             batch = {name: np.concatenate([x, np.repeat(x[-1:], extra, axis=0)]) for name, x in batch.items()}
             batch["valid"][rows:] = False
-        return {name: jax.make_array_from_process_local_data(self.split, x) for name, x in batch.items()}
+        placed = {name: jax.make_array_from_process_local_data(self.split, x) for name, x in batch.items()}
+        if self.mesh.devices.flat[0].platform == "cpu":
+            # A program whose input is still being copied runs on a thread of jax's own, see `xla.tune_process`.
+            jax.block_until_ready(placed)
+        return placed
 
 
 def place(devices: Sequence[Any] | None = None) -> Placement:
