@@ -58,20 +58,22 @@ def check_start(config: Config) -> None:
     """
     if not config.train.init_from:
         return
-    given, source = _given(config), _source(config)
-    if not is_weights_file(source):
+    given, source, seed = _given(config), _source(config), phantom_seed(config.data)
+    if is_weights_file(source):
+        if config.task not in FINDS_FRACTURES:
+            raise ConfigError(
+                f"{given}: weights files are of networks that find fractures; for task={config.task!r} give the "
+                "--workdir of a finished run"
+            )
+        seeds = set(_learnt_by_file(source).phantom_seeds)
+    else:
         folder = Path(source).expanduser()
         if not (folder / "checkpoints").is_dir():
             raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
-        _check_folds(given, config, _config_of_folder(folder, config))
-        return
-    if config.task not in FINDS_FRACTURES:
-        raise ConfigError(
-            f"{given}: weights files are of networks that find fractures; for task={config.task!r} give the --workdir "
-            "of a finished run"
-        )
-    seed = phantom_seed(config.data)
-    if seed in _learnt_by_file(source).phantom_seeds:
+        theirs = _config_of_folder(folder, config)
+        _check_folds(given, config, theirs)
+        seeds = {*learnt_from(folder, theirs).phantom_seeds} - {phantom_seed(theirs.data)}  # of runs before that one
+    if seed in seeds:
         raise ConfigError(
             f"{given}: it has learnt from phantoms of seed {seed}, which this run tests on; give phantoms of another "
             "seed (--config.data.phantom.seed)"

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from cspine_jax.cli import main
-from cspine_jax.config import from_dict, to_dict
+from cspine_jax.config import DataConfig, PhantomConfig, from_dict, to_dict
 from cspine_jax.data.tables import read_tables
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation.compare import read_tta
@@ -166,6 +166,8 @@ def test_a_run_that_started_from_real_studies_has_not_seen_phantoms_alone(gold, 
     (start / "learnt.json").write_text('{"phantom": true, "drawn_odds": 1.0, "phantom_seeds": [8, 5]}')
     Experiment(dataclasses.replace(experiment.config, train=train), tmp_path / "chain").train()
     assert json.loads((tmp_path / "chain" / "learnt.json").read_text())["phantom_seeds"] == [8, 5]
+    with pytest.raises(ConfigError, match="it has learnt from phantoms of seed 8, which this run tests on"):
+        check_start(dataclasses.replace(experiment.config, train=train, data=DataConfig(phantom=PhantomConfig(seed=8))))
     (start / "learnt.json").write_text('{"phantom": false, "drawn_odds": 1.0}')
     Experiment(experiment.config, start).evaluate()  # of phantoms: that does not change what it has learnt from
     assert not load_run(start).card.phantom
