@@ -5,12 +5,15 @@ written last. The tables are put together from those at the end.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +138,8 @@ def write_dataset(
 ) -> Path:
     """Writes studies `first .. first + studies - 1` of the endless data set `seed`.
 
-    Run again it goes on where it stopped; with more `studies` it adds to a finished folder.
+    Run again it goes on where it stopped; with more `studies` it adds to a finished folder. One process at a time
+    writes a folder; another waits for it.
 
     Args:
         out: folder for `train_images/<uid>/<k>.dcm`, `train.csv`, `train_bounding_boxes.csv`,
@@ -168,16 +172,34 @@ def write_dataset(
     # refuse bad arguments before any file
     sample_study(seed, first, size=size, scale=scale, difficulty=difficulty, fov=fov, variety=variety)
     out = Path(out)
-    _claim(out, parameters, studies, first)
-    shutil.rmtree(out / ".partial", ignore_errors=True)
-    wanted = range(first, first + studies)
-    todo = [index for index in wanted if not _is_done(out, index)]
-    with bar(total=studies, initial=studies - len(todo), what="phantom", unit="study") as progress:
-        for _ in _each(out, parameters, todo, workers or len(os.sched_getaffinity(0))):
-            progress.update(1)
-    shutil.rmtree(out / ".partial", ignore_errors=True)
-    _write_tables(out, wanted)
+    with _alone(out):
+        _claim(out, parameters, studies, first)
+        shutil.rmtree(out / ".partial", ignore_errors=True)
+        wanted = range(first, first + studies)
+        todo = [index for index in wanted if not _is_done(out, index)]
+        with bar(total=studies, initial=studies - len(todo), what="phantom", unit="study") as progress:
+            for _ in _each(out, parameters, todo, workers or len(os.sched_getaffinity(0))):
+                progress.update(1)
+        shutil.rmtree(out / ".partial", ignore_errors=True)
+        _write_tables(out, wanted)
     return out
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Waits for another process that writes the same folder; the lock dies with the process that holds it."""
+    import fcntl
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"phantom: another process is making {out}; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def _each(out: Path, parameters: Parameters, todo: list[int], workers: int):

@@ -1,7 +1,9 @@
 """A folder of studies: layout, same bytes, resuming, refusing, labels that agree with voxels."""
 
 import csv
+import fcntl
 import json
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -137,3 +139,17 @@ def test_command_line(tmp_path, capsys):
     assert json.loads((out / "phantom.json").read_text())["studies"] == 2
     assert main([*arguments, "--difficulty", "hard"]) == 2
     assert "difficulty='standard'" in capsys.readouterr().err
+
+
+def test_a_second_process_waits_for_the_first(whole, tmp_path, capfd):
+    out = tmp_path / "shared"
+    out.mkdir()
+    second = threading.Thread(target=write_dataset, args=(out, 1), kwargs={"workers": 1, **SMALL})
+    with (out / ".lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second.start()
+        second.join(1.0)
+        assert second.is_alive() and [path.name for path in out.iterdir()] == [".lock"]
+        assert f"another process is making {out}; waiting for it" in capfd.readouterr().err
+    second.join(60)
+    assert not second.is_alive() and len(rows(out / "train.csv")) == 1
