@@ -3,6 +3,7 @@
     python launch.py --config=configs/gold_type1.py --config.data.manual_dir=/data/rsna
     python launch.py --config=configs/gold_type1.py:phantom
     python launch.py --config=configs/gold_type1.py:phantom-more
+    python launch.py --config=configs/gold_type1.py:phantom-staged
     python launch.py --config=configs/gold_type1.py:smoke
 
 Every slice has the label of its vertebra (`study.slice_labels="copy"`; few real studies have fracture boxes), positives
@@ -17,7 +18,8 @@ cut by the true masks, which 87 studies have. For all 2,019 segment every one of
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes,
 which also teach where the break is, five of ten positions a training step, a vertebra the mean of the two highest.
 `phantom-more` goes on from its run of the same fold (`cspine compare` with both, `--workdir runs/compare`), 2,000 steps
-more at half the rate, and two training crops in five show nothing but bone (`augment.bone_only`).
+more at half the rate, and two training crops in five show nothing but bone (`augment.bone_only`). `phantom-staged` is
+the gold that comes with the package, whose encoder stays as it is; what stands on it learns 150 steps on.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 70 GB of crops (350 at 512 px, where
 `--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3
@@ -33,7 +35,7 @@ from ml_collections import ConfigDict
 from recipe_parts import SHARED, layered
 from recipe_parts.crops import CROPS
 
-VARIANTS = ("full", "phantom", "phantom-more", "smoke")
+VARIANTS = ("full", "phantom", "phantom-more", "phantom-staged", "smoke")
 
 RECIPE = {
     "full": {

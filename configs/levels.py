@@ -12,8 +12,9 @@ competition's on the eight outputs; levels without a crop take no part. The crop
 Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px); `phantom` 1,200 steps of 4
 patients on two CPU cores; `phantom-staged` ten minutes there, and fifteen more to evaluate 400 studies in four views
 each; `smoke` seconds.
-Expected: no published figure of this part alone. `full` was not run here: the data need a licence. `phantom-staged` on
-gold's `phantom`, 200 held-out studies of fold 0 of 10: vertebra AUC .977, patient .928 (phantom).
+Expected: no published figure of this part alone. `full` was not run here: the data need a licence. On the
+encoder of gold's `phantom` run, 150 steps, 200 held-out studies of fold 0 of 10: vertebra AUC .977, patient .928
+(phantom); `phantom-staged` itself was not run.
 """
 
 from ml_collections import ConfigDict

