@@ -162,8 +162,11 @@ def _check_fields(argv: list[str], known: set[str]) -> None:
                 raise ConfigError(f"--config.{name}: no such field; {fix}")
 
 
-class Terminated(Exception):  # noqa: N818 - a signal, not an error
-    """SIGTERM came outside of the training loop."""
+class Terminated(BaseException):
+    """SIGTERM came outside of the training loop.
+
+    Like KeyboardInterrupt no `Exception`: what passes over unreadable checkpoints and studies must not pass over it.
+    """
 
 
 def _terminated(signum: int, frame: object) -> NoReturn:

@@ -123,6 +123,26 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_result(first):
         ).read_bytes()
 
 
+def test_a_stop_is_not_taken_for_a_damaged_checkpoint(first):
+    folder, workdir, _ = first
+    terminated_while_reading = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import launch
+from cspine_jax.training.checkpoint import Checkpoints
+
+Checkpoints.progress = lambda self, step: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(launch.main(sys.argv[2:]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", terminated_while_reading, str(ROOT),
+         *command(workdir, folder / "data", "--mode=evaluate")[2:]],
+        env=environment(folder), capture_output=True, text=True, timeout=300, cwd=folder, check=False,
+    )  # fmt: skip
+    assert done.returncode == 143 and "launch: terminated; go on with: python launch.py" in done.stderr, done.stderr
+    assert not list((workdir / "checkpoints").glob("*.unreadable"))
+
+
 def test_predict_writes_every_slice_and_a_type_2_model_can_read_them(first):
     folder, workdir, _ = first
     done = launch(folder, workdir, "--mode=predict")
