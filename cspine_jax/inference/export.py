@@ -16,7 +16,7 @@ from cspine_jax.errors import DataError
 from cspine_jax.inference.loaded import load
 from cspine_jax.inference.weights import TASKS
 from cspine_jax.training.checkpoint import load_best
-from cspine_jax.training.learnt import learnt_from, learnt_from_phantoms
+from cspine_jax.training.learnt import learnt_from
 from cspine_jax.training.sharding import place
 from cspine_jax.training.weights_file import FRACTURE, Card, halves, is_weights_file, write
 from cspine_jax.training.workdir import read_json
@@ -45,7 +45,7 @@ def export(spine: str | Path, refine: str | Path, out: str | Path, *, name: str,
         config = _run_config(kind, workdir)
         params, stats, step = load_best(TASKS[kind](config), workdir, place())
         arrays |= halves(kind, params, stats)
-        phantom &= learnt_from_phantoms(workdir, config)
+        phantom &= learnt_from(workdir, config).phantom
         metrics = workdir / "evaluation" / "metrics.json"
         figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
         networks[kind] = {

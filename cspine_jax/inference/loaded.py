@@ -12,14 +12,14 @@ from cspine_jax.config.study import STUDY_LEVEL
 from cspine_jax.errors import DataError
 from cspine_jax.metrics.scorecard import POOLED
 from cspine_jax.training.checkpoint import load_best
-from cspine_jax.training.learnt import learnt_from_phantoms, read_learnt
+from cspine_jax.training.learnt import learnt_from, read_learnt
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.weights_file import (
     FINDS_FRACTURES,
     config_of_fracture,
     fracture_task,
     is_weights_file,
-    read,
+    read_card_alone,
     read_fracture,
 )
 from cspine_jax.training.workdir import read_json
@@ -100,13 +100,13 @@ def _from_folder(workdir: Path, config: Config, placement: Placement | None) -> 
 
 def _from_file(source: str | Path) -> Loaded:
     stored = read_fracture(source)
-    facts = stored.facts
+    facts, levels = stored.facts, LEVELS[-2:] if stored.config.task in STUDY_LEVEL else LEVELS
     try:
         prevalence = np.array(facts["prevalence"], np.float64)
         if prevalence.shape != (len(TARGETS),):
             raise ValueError("prevalence")
         about = Card(
-            {level: float(facts["thresholds"][level]) for level in levels_of(stored.config)},
+            {level: float(facts["thresholds"][level]) for level in levels},
             prevalence,
             True,
             stored.card.phantom,
@@ -128,13 +128,8 @@ def _number(value: Any) -> float | None:
 def config_of(source: str | Path) -> Config:
     """The configuration of a model; argument and errors as `load`."""
     if is_weights_file(source):
-        return config_of_fracture(read(source)[1])
+        return config_of_fracture(read_card_alone(source))
     return read_config(Path(source).expanduser())
-
-
-def levels_of(config: Config) -> tuple[str, ...]:
-    """The levels at which a model of this configuration has thresholds."""
-    return LEVELS[-2:] if config.task in STUDY_LEVEL else LEVELS
 
 
 def read_config(workdir: Path) -> Config:
@@ -159,7 +154,7 @@ def read_card(workdir: Path, config: Config) -> Card:
     path = workdir / "evaluation" / "metrics.json"
     learnt = read_learnt(workdir)
     if not path.exists():
-        phantom = learnt_from_phantoms(workdir, config)
+        phantom = learnt_from(workdir, config).phantom
         odds = None if learnt is None else learnt.drawn_odds
         return Card(dict.fromkeys(LEVELS, 0.5), np.full(len(TARGETS), 0.5), False, phantom, drawn_odds=odds)
     fix = "run `launch.py --mode=evaluate` again"

@@ -32,18 +32,13 @@ def keep_learnt(workdir: Path, learnt: Learnt) -> None:
     write_text(workdir / FILE, json.dumps(dataclasses.asdict(learnt)) + "\n")
 
 
-def learnt_from_phantoms(workdir: Path, config: Config) -> bool:
-    """Whether all that a run, and the one it started from, has seen is synthetic.
+def learnt_from(workdir: Path, config: Config) -> Learnt:
+    """What a run, and the one it started from, has seen.
 
     Args:
         workdir: of the run.
         config: of the run; says where its data were, should an older version have kept no more.
     """
-    return learnt_from(workdir, config).phantom
-
-
-def learnt_from(workdir: Path, config: Config) -> Learnt:
-    """What a run, and the one it started from, has seen; arguments as `learnt_from_phantoms`."""
     folder, seed = config.data.manual_dir, phantom_seed(config.data)
     learnt = read_learnt(workdir)
     if learnt is None:

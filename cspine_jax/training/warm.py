@@ -23,9 +23,10 @@ from cspine_jax.training.task import OnBackbone, Task
 from cspine_jax.training.weights_file import (
     FINDS_FRACTURES,
     FRACTURE,
+    Card,
     config_of_fracture,
     is_weights_file,
-    read,
+    read_card_alone,
     read_fracture,
 )
 from cspine_jax.training.workdir import read_json, say
@@ -65,7 +66,7 @@ def check_start(config: Config) -> None:
                 f"{given}: weights files are of networks that find fractures; for task={config.task!r} give the "
                 "--workdir of a finished run"
             )
-        seeds = set(_learnt_by_file(source).phantom_seeds)
+        seeds = set(_learnt_by_file(source, read_card_alone(source)).phantom_seeds)
     else:
         folder = Path(source).expanduser()
         if not (folder / "checkpoints").is_dir():
@@ -84,13 +85,12 @@ def learnt_by_start(config: Config) -> Learnt:
     """What the run or file that `train.init_from` names has learnt from."""
     source = _source(config)
     if is_weights_file(source):
-        return _learnt_by_file(source)
+        return _learnt_by_file(source, read_card_alone(source))
     folder = Path(source).expanduser()
     return learnt_from(folder, _config_of_folder(folder, config))
 
 
-def _learnt_by_file(source: str) -> Learnt:
-    card = read(source)[1]
+def _learnt_by_file(source: str, card: Card) -> Learnt:
     config = config_of_fracture(card)
     seeds = card.networks[FRACTURE].get("phantom_seeds")
     if seeds is None:  # an older file's network was trained in one go
@@ -169,7 +169,7 @@ def _trained(given: str, source: str, task: Task, config: Config, placement: Pla
 def _stored(given: str, source: str, task: Task, config: Config, placement: Placement) -> _Start:
     """The network of a weights file."""
     stored = read_fracture(source)
-    seen, seed = _learnt_by_file(source), phantom_seed(config.data)
+    seen, seed = _learnt_by_file(source, stored.card), phantom_seed(config.data)
     alone = bool(config.data.data_dir) and not config.data.manual_dir  # records do not say of which phantoms they are
     if alone or (not seen.phantom if seed is None else seen.phantom and not seen.phantom_seeds):
         say(f"train: which studies {source} has learnt from is not known: see to it that this run tests on others")

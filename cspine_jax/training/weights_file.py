@@ -3,13 +3,14 @@
 The file is a plain `.npz` that numpy reads without running anything from it: float16 arrays, and the card as JSON.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,19 @@ def read(source: str | Path) -> tuple[dict[str, np.ndarray], Card]:
     Raises:
         DataError: the file is not there, or not such a file.
     """
+    with _opened(source) as (archive, card):
+        return {key: archive[key] for key in archive.files if key != CARD}, card
+
+
+def read_card_alone(source: str | Path) -> Card:
+    """The card of a weights file, whose arrays are left packed; argument and errors as `read`."""
+    with _opened(source) as (_, card):
+        return card
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path) -> Iterator[tuple[Any, Card]]:
+    """The archive, whose arrays are unpacked as they are asked for, and its card; whatever is wrong is one line."""
     name = str(source)
     if name.startswith(PACKAGE) and name not in shipped():
         raise DataError(f"{name}: no weights of this name come with the package; there are {', '.join(shipped())}")
@@ -102,11 +116,10 @@ def read(source: str | Path) -> tuple[dict[str, np.ndarray], Card]:
     try:
         content = file.read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key != CARD}
-            values = json.loads(bytes(archive[CARD]).decode())
-        card = Card(**values, digest=digest([content]))
-        if not isinstance(card.networks, dict):
-            raise TypeError("networks")
+            card = Card(**json.loads(bytes(archive[CARD]).decode()), digest=digest([content]))
+            if not isinstance(card.networks, dict):
+                raise TypeError("networks")
+            yield archive, card
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}; give a file of `cspine weights export`") from error
     except (ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -114,7 +127,6 @@ def read(source: str | Path) -> tuple[dict[str, np.ndarray], Card]:
         raise DataError(
             f"{name}: not a weights file ({type(error).__name__} while reading); give one of `cspine weights export`"
         ) from error
-    return arrays, card
 
 
 def read_fracture(source: str | Path) -> Stored:
