@@ -53,7 +53,7 @@ RECIPE = {
         "model": {"pretrained": ""},
         "augment": {"bone_only": 0.4},
         "optim": {"lr": 5e-4},
-        "train": {"init_from": "runs/compare/gold_type1_phantom/fold{fold}", "total_steps": 2000},
+        "train": {"init_from": "package:gold", "total_steps": 1200, "eval_steps": 200},
     },
     "smoke": {
         "data": {"batch_size": 4, "eval_batch_size": 8},

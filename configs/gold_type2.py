@@ -26,16 +26,16 @@ VARIANTS = STAGED
 RECIPE = {
     "full": {
         "name": "gold_type2",
-        "data": {"batch_size": 2, "eval_batch_size": 4},
-        "study": {"model": "gold_patient", "hidden": 256, "layers": 2},
+        "data": {"batch_size": 8, "eval_batch_size": 4},
+        "study": {"model": "gold_patient", "hidden": 256, "layers": 2, "chunk": 15},
         "model": {"dropout": 0.3},
     },
     "phantom": {
-        "data": {"batch_size": 4, "eval_batch_size": 8},
-        "study": {"hidden": 64, "layers": 1, "fractured_fraction": 0.5, "slice_labels": "box"},
+        "data": {"batch_size": 8, "eval_batch_size": 8},
+        "study": {"hidden": 64, "layers": 1, "chunk": 0, "fractured_fraction": 0.5, "slice_labels": "box"},
         "train": {"total_steps": 1200, "eval_steps": 200},
     },
-    "smoke": {"study": {"hidden": 8, "layers": 1}},
+    "smoke": {"study": {"hidden": 8, "layers": 1, "chunk": 0}},
 }
 
 

@@ -309,8 +309,8 @@ def hashed_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return (total.astype(jnp.float32) - 510.0) * (1.0 / math.sqrt(4 * (256**2 - 1) / 12))
 
 
-def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str, jax.Array]:
-    """Blends every stack, and all its targets, with its neighbour in the batch (batches are shuffled).
+def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float, share: float = 1.0) -> dict[str, jax.Array]:
+    """Blends stacks, and all its targets, with its neighbour in the batch (batches are shuffled).
 
     Source: H. Zhang et al., mixup, ICLR 2018; weights from Beta(alpha, alpha), one a stack.
 
@@ -318,6 +318,7 @@ def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str
         batch: arrays with a leading axis B; `image` float, already augmented.
         key: random key.
         alpha: 0 returns the batch untouched.
+        share: of the stacks that are blended; the others stay as they are.
 
     Returns:
         A new batch: `image` and the targets in `MIXED` blended, the flags in `KNOWN` 1 only where both parts were.
@@ -325,21 +326,31 @@ def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float) -> dict[str
     if not alpha:
         return batch
     B = batch["image"].shape[0]
-    share = symmetric_beta(key, alpha, (B,))
+    kept = symmetric_beta(key, alpha, (B,))
+    blended = jnp.ones((B,), bool)
+    if share < 1:
+        blended = jax.random.bernoulli(jax.random.fold_in(key, 1), share, (B,))
+        kept = jnp.where(blended, kept, 1.0)
     mixed = dict(batch)
     for name in ("image", *MIXED):
         if name in batch:
             x = batch[name]
-            weight = share.reshape(B, *(1 for _ in x.shape[1:])).astype(x.dtype)
+            weight = along(kept, x).astype(x.dtype)
             mixed[name] = weight * x + (1 - weight) * neighbour(x)
     for name in KNOWN:
         if name in batch:
-            mixed[name] = batch[name] * neighbour(batch[name])
+            other = neighbour(batch[name])
+            mixed[name] = batch[name] * jnp.where(along(blended, other), other, 1)
     if "there" in batch:  # slices of a sequence: a blend has those of both
-        mixed["there"] = batch["there"] | neighbour(batch["there"])
+        mixed["there"] = batch["there"] | neighbour(batch["there"]) & along(blended, batch["there"])
     if "valid" in batch:  # a padded row must not bleed into a real one
-        mixed["valid"] = batch["valid"] & neighbour(batch["valid"])
+        mixed["valid"] = batch["valid"] & (neighbour(batch["valid"]) | ~blended)
     return mixed
+
+
+def along(x: jax.Array, other: jax.Array) -> jax.Array:
+    """`x` [B] with as many axes as `other` [B, ...]."""
+    return x.reshape(len(x), *(1 for _ in other.shape[1:]))
 
 
 def symmetric_beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cspine_jax.config import Config, to_dict
@@ -57,7 +58,7 @@ class Experiment:
         self.config = config
         self.workdir = Path(workdir).expanduser()
         self.seconds: dict[str, float] = {}
-        self.placement: Placement = place()
+        self.placement: Placement = place(rows=config.data.batch_size)
         self.kind = kind_of(config)
         self._evaluator: Once | None = None
         self._prepared = False
@@ -76,6 +77,9 @@ class Experiment:
                 keep_learnt(self.workdir, self._learnt())
             devices = self.placement.mesh.devices.ravel()
             say(f"train: {self.kind.about(loaders)}; {len(devices)} devices ({devices[0].device_kind})")
+            if idle := jax.device_count() - len(devices):
+                rows = self.config.data.batch_size
+                say(f"train: {idle} devices stay idle; data.batch_size={rows} does not divide among all")
             with self._timed("training"):
                 done = fit(self.kind.task, self.config, loaders, self.workdir, placement=self.placement)
         self._evaluator = done.evaluate

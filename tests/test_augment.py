@@ -244,3 +244,25 @@ def test_nearest_labels_by_hand():
     labels = jnp.arange(1, 7).reshape(1, 2, 3, 1)
     row, column = jnp.array([[[0.4, 0.6, -0.6]]]), jnp.array([[[0.4, 1.6, 0.0]]])
     assert augment.resample_nearest(labels, row, column)[0, 0, :, 0].tolist() == [1, 6, 0]
+
+
+def test_a_share_of_the_stacks_is_blended_and_the_others_stay():
+    B = 512
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.random((B, 2, 2, 1), np.float32)),
+        "fracture": jnp.asarray(rng.random((B, 7), np.float32)),
+        "presence_known": jnp.tile(jnp.array([1.0, 0.0]), B // 2),
+        "there": jnp.asarray(rng.random((B, 3)) < 0.5),
+        "valid": jnp.tile(jnp.array([True, False]), B // 2),
+    }
+    out = augment.mixup(batch, KEY, 1.0, 0.5)
+    same = (np.asarray(out["image"]) == batch["image"]).all((1, 2, 3))
+    assert 0.4 < same.mean() < 0.6
+    for name in batch:
+        np.testing.assert_array_equal(np.asarray(out[name])[same], np.asarray(batch[name])[same], err_msg=name)
+    assert not np.asarray(out["valid"])[~same].any() and not np.asarray(out["presence_known"])[~same].any()
+    there, swapped = np.asarray(batch["there"]), np.asarray(augment.neighbour(batch["there"]))
+    np.testing.assert_array_equal(np.asarray(out["there"])[~same], (there | swapped)[~same])
+    share = (np.asarray(out["image"]) - np.asarray(augment.neighbour(batch["image"])))[~same]
+    assert np.isfinite(share).all() and (np.asarray(out["fracture"])[~same] != batch["fracture"][~same]).any(1).all()

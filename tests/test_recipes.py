@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from cspine_jax.config import from_dict
 from cspine_jax.errors import ConfigError
 from cspine_jax.recipes import load_recipe, run_name, split_variant, variants
+from cspine_jax.training.study_task import StudyTask
 from cspine_jax.training.weights_file import read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,17 +35,17 @@ def test_study_level_recipes_have_three_variants_and_full_is_the_default(name):
     full, phantom, smoke = (from_dict(load_recipe(f"{path}:{v}")) for v in ("full", "phantom", "smoke"))
     assert full.data.manual_dir == "data/rsna" and full.train.bf16 and full.optim.weight_decay > 0
     assert phantom.data.manual_dir == smoke.data.manual_dir == ""
-    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (2000, 77, 192)
+    assert (phantom.data.phantom.studies, phantom.data.phantom.seed, phantom.data.phantom.size) == (1500, 77, 192)
     assert smoke.data.phantom.studies <= 10 and smoke.train.total_steps <= 4
     assert full.study.model == phantom.study.model == smoke.study.model
     text = (CONFIGS / f"{name}.py").read_text()
     assert all(part in text for part in (f"configs/{name}.py:smoke", "Cost:", "Expected:"))
 
 
-def test_gold_goes_on_from_its_own_phantom_recipe():
+def test_gold_goes_on_from_the_packages_gold():
     gold = CONFIGS / "gold_type1.py"
     phantom, more = (from_dict(load_recipe(f"{gold}:{variant}")) for variant in ("phantom", "phantom-more"))
-    assert more.train.init_from == f"runs/compare/{run_name('gold_type1.py:phantom')}/fold{{fold}}"
+    assert more.train.init_from == "package:gold" and not more.train.freeze_encoder
     assert (more.crops, more.study, more.data) == (phantom.crops, phantom.study, phantom.data)
     assert (phantom.augment.bone_only, more.model.pretrained) == (0.0, "") and more.augment.bone_only > 0
 
@@ -63,10 +66,15 @@ def test_staged_recipes_stand_on_the_packages_gold_which_has_seen_none_of_their_
     assert staged.model.backbone == gold.model.backbone and staged.data.phantom == gold.data.phantom
 
 
-def test_the_backbones_of_document_a():
+@pytest.mark.parametrize("backbone", ["basic_cnn", "inception_v3", "resnet50", "efficientnet_b5"])
+def test_the_backbones_of_document_a(backbone):
     path = CONFIGS / "classifier.py"
-    for backbone in ("basic_cnn", "inception_v3", "resnet50", "efficientnet_b5"):
-        assert load_recipe(f"{path}:full-{backbone}")["model"]["backbone"] == backbone
+    assert load_recipe(f"{path}:full-{backbone}")["model"]["backbone"] == backbone
+    task = StudyTask(from_dict(load_recipe(f"{path}:smoke-{backbone}")))
+    size = task._config.data.size
+    batch = {"image": np.zeros((2, 5, size, size, 3), np.int16), "there": np.ones((2, 5), bool),
+             "targets": np.zeros((2, 8)), "targets_known": np.ones((2, 8)), "valid": np.ones(2, bool)}  # fmt: skip
+    jax.eval_shape(lambda: task.predict(*task.init(jax.random.key(0)), batch))  # it takes images of that size
 
 
 def test_the_ablation_of_document_c():

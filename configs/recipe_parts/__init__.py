@@ -18,7 +18,7 @@ SHARED: dict[str, Settings] = {
     "phantom": {
         "data": {
             "manual_dir": "",
-            "phantom": {"studies": 2000, "seed": 77, "size": 192, "scale": 1.0, "fov": 0.55, "difficulty": "standard"},
+            "phantom": {"studies": 1500, "seed": 77, "size": 192, "scale": 1.0, "fov": 0.55, "difficulty": "standard"},
             "num_folds": 10,
         },
         "model": {"backbone": "basic_cnn"},

@@ -28,7 +28,8 @@ CROPS = {
             "distortion": 0.2,
             "blur": 1.0,
             "cutout": 0.5,
-            "mixup": 0.5,
+            "mixup": 1.0,
+            "mixup_share": 0.5,
             "slice_shuffle": 0.2,
         },
         "loss": {"positive_weight": 2.0},
@@ -66,6 +67,7 @@ CROPS = {
             "eval_steps": 75,
             "checkpoint_steps": 75,
         },
+        "eval": {"tta": 0},
     },
     "smoke": {"crops": {"positions": 4, "radius": 1, "size": 32}},
 }

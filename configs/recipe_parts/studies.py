@@ -7,7 +7,7 @@ STUDIES = {
         "optim": {"lr": 3e-4, "final_lr": 3e-6},
     },
     "phantom": {
-        "data": {"cache_mb": 6000, "size": 128, "batch_size": 8, "eval_batch_size": 8},
+        "data": {"cache_mb": 6000, "size": 96, "batch_size": 8, "eval_batch_size": 8},
         "study": {"fractured_fraction": 0.5},
         "optim": {"lr": 1e-3, "final_lr": 1e-5, "warmup": 0.1},
         "train": {"checkpoint_steps": 100},

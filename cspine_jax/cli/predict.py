@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     )
     from cspine_jax.inference.predict import VERSIONS, about, load_run, predict_study
     from cspine_jax.inference.vertebrae.files import REPORT
+    from cspine_jax.training.compiling import enable_cache
 
+    enable_cache()
     model, out = load_run(args.checkpoint, args.batch), Path(args.out)
     if args.no_segment and model.needs_vertebrae:
         raise ConfigError(

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from cspine_jax.inference.findings import NOTE, folder_name
     from cspine_jax.inference.vertebrae.files import REPORT, SLICES, join_slices, read_report, write_study
     from cspine_jax.inference.vertebrae.segment import Segmenter
+    from cspine_jax.training.compiling import enable_cache
 
+    enable_cache()
     out, identity = Path(args.out), from_flag(args.hash_uids)
     truth = None if args.truth is None else Path(args.truth)
     if truth is not None and (identity is not None or not truth.is_dir()):

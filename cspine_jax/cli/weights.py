@@ -38,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Inspects, exports or converts."""
     if args.action == "inspect":
-        ours = args.model is None and (args.file is None or _has_card(args.file))
-        return _inspect_card(args.file) if ours else _inspect_state_dict(args.file, args.model)
+        if args.file is None or _has_card(args.file):
+            return _inspect_card(args.file, args.model)
+        return _inspect_state_dict(args.file, args.model)
     return _export(args) if args.action == "export" else _convert(args.file, args.model, args.out)
 
 
@@ -56,28 +57,29 @@ def _has_card(path: str) -> bool:
         return False
 
 
-def _inspect_card(path: str | None) -> int:
+def _inspect_card(path: str | None, model: str | None) -> int:
     import dataclasses
 
+    from cspine_jax.errors import ConfigError
     from cspine_jax.inference.weights import SHIPPED
     from cspine_jax.training.weights_file import read
 
+    if model is not None:
+        what = f"{path}: whole networks with their card" if path else "no file"
+        raise ConfigError(f"--model={model}: {what}; give the state dict of a backbone, or leave --model out")
     arrays, card = read(path or SHIPPED)
     print(json.dumps(dataclasses.asdict(card), indent=1))
     print(f"{len(arrays)} arrays, {sum(x.size for x in arrays.values()):,} values")
     return 0
 
 
-def _inspect_state_dict(path: str | None, model: str | None) -> int:
+def _inspect_state_dict(path: str, model: str | None) -> int:
     """Prints what is in a state dict; 1 if it does not fit the backbone that it should."""
     from collections import Counter
 
-    from cspine_jax.errors import ConfigError
     from cspine_jax.models.published import identify, locate, match_of
     from cspine_jax.models.state_dict import read_state_dict
 
-    if path is None:
-        raise ConfigError("--model: give a file to hold against it")
     file = locate(model, path) if model else Path(path)
     table = read_state_dict(file)
     types = ", ".join(f"{count} {dtype}" for dtype, count in Counter(str(x.dtype) for x in table.values()).items())

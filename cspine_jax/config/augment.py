@@ -12,7 +12,8 @@ class AugmentConfig:
 
     `crop` is the share of each side that the model sees, about the centre (a neck scan is mostly air and shoulders).
     Window in HU; rotation in degrees; `zoom` and `shift` as fractions; brightness, contrast and noise on the windowed
-    0..1 scale; `mixup` is the Beta(a, a) parameter, 0 for off. Document B's saturation and hue act on nothing in a
+    0..1 scale; `mixup` is the Beta(a, a) parameter, 0 for off, and `mixup_share` the share of
+    examples that are blended. Document B's saturation and hue act on nothing in a
     one-channel CT image and are left out on purpose.
 
     `denoise` is document B's noise reduction, on the windowed image: "threshold" makes what is darker than
@@ -37,6 +38,7 @@ class AugmentConfig:
     contrast: float = 0.15
     noise: float = 0.02
     mixup: float = 0.0
+    mixup_share: float = 1.0
     vertical_flip: bool = False
     transpose: bool = False
     distortion: float = 0.0
@@ -60,5 +62,6 @@ class AugmentConfig:
         between(self, "cutout", 0.0, 1.0)
         between(self, "slice_shuffle", 0.0, 1.0)
         between(self, "bone_only", 0.0, 1.0)
+        between(self, "mixup_share", 0.0, 1.0)
         one_of(self, "denoise", ("none", "threshold", "kmeans"))
         between(self, "denoise_clusters", 2, 16)

@@ -28,6 +28,11 @@ class LossConfig:
             raise ConfigError(f"loss.background={self.background}: must be above 0; 1 weighs every pixel alike")
         one_of(self, "segmentation", ("dice", "ce", "focal", "dice_ce", "dice_focal"))
 
+    @property
+    def unsmoothed(self) -> "LossConfig":
+        """What validation is judged by: smoothed labels would make recipes incomparable that smooth differently."""
+        return dataclasses.replace(self, label_smoothing=0.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from cspine_jax import locks
 from cspine_jax.errors import DataError
 
 
@@ -26,21 +27,12 @@ class Lock:
 
     def share(self) -> None:
         """For a look at what is there; refused while another process writes."""
-        if not self._try("LOCK_SH"):
+        if not locks.acquire(self._file, shared=True):
             raise DataError(f"{self._folder}: another process is building these records; wait for it or stop it")
 
     def take(self) -> None:
         """For writing; waits for those who merely look, which takes them moments."""
-        while not self._try("LOCK_EX"):
+        while not locks.acquire(self._file):
             self.share()
-            self._try("LOCK_UN")
+            locks.release(self._file)  # two that wait would each see the other look
             time.sleep(0.02)
-
-    def _try(self, kind: str) -> bool:
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, getattr(fcntl, kind) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

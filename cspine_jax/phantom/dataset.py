@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cspine_jax import __version__
+from cspine_jax import __version__, locks
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.phantom import scanner, scene, writer
@@ -188,17 +188,11 @@ def write_dataset(
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Waits for another process that writes the same folder; the lock dies with the process that holds it."""
-    import fcntl
-
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locks.acquire(file):
             print(f"phantom: another process is making {out}; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
+            locks.acquire(file, wait=True)
         yield
 
 

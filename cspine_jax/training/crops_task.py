@@ -15,7 +15,7 @@ import numpy as np
 from cspine_jax.aggregation import gold_targets, patient_probability, top_mean
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.augment_sequence import follow_slices, prepare_sequence
-from cspine_jax.config import AugmentConfig, Config
+from cspine_jax.config import AugmentConfig, Config, LossConfig
 from cspine_jax.config.study import ON_VERTEBRAE
 from cspine_jax.losses import copies_loss, sequence_loss
 from cspine_jax.metrics.clinical import unweighted
@@ -67,10 +67,10 @@ class VertebraCropsTask(StudyLevelTask):
         known = batch["where_known"] * batch["valid"].astype(jnp.float32)
         return jnp.broadcast_to(known[:, None], batch["slice_targets"].shape)
 
-    def _judge(self, outputs: jax.Array, batch: Batch) -> Judged:
+    def _judge(self, outputs: jax.Array, batch: Batch, loss: LossConfig) -> Judged:
         known = batch["targets_known"] * batch["valid"].astype(jnp.float32)
         mask = jnp.broadcast_to(known[:, None], outputs.shape)
-        total, weight = copies_loss(outputs, batch["slice_targets"], mask, self._config.loss)
+        total, weight = copies_loss(outputs, batch["slice_targets"], mask, loss)
         return total, weight, {}, {"slice_prob": jax.nn.sigmoid(outputs)}
 
     def study_targets(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +144,7 @@ class PatientCropsTask(StudyLevelTask):
         B = len(known)
         return self._slices_there(batch).reshape(B, -1) * jnp.repeat(known, self._config.crops.positions, axis=1)
 
-    def _judge(self, outputs, batch: Batch) -> Judged:
-        loss = self._config.loss
+    def _judge(self, outputs, batch: Batch, loss: LossConfig) -> Judged:
         if not self._gold:
             return judge_targets(outputs, batch, loss.label_smoothing)
         known = batch["targets_known"] * batch["valid"].astype(jnp.float32)[:, None]

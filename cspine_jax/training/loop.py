@@ -61,7 +61,7 @@ def fit(
         config: `seed`, `optim`, `train`, `model.pretrained` and `data.batch_size` are read here.
         loaders: batches.
         workdir: folder of this run.
-        placement: devices; None takes all.
+        placement: devices; None takes all that divide a batch.
         on_step: called with the number of steps done after each one.
 
     Returns:
@@ -71,7 +71,7 @@ def fit(
         Interrupted: ctrl-C or SIGTERM came; a checkpoint is saved.
         CspineError: the loss is not finite, or no checkpoint can be read.
     """
-    placement = placement or place()
+    placement = placement or place(rows=config.data.batch_size)
     train = config.train
     total = duration(train, "total", config.data.batch_size, loaders.train_examples)
     optimizer = make_optimizer(config.optim, total)

@@ -66,8 +66,28 @@ class Placement:
         return placed
 
 
-def place(devices: Sequence[Any] | None = None) -> Placement:
-    """The placement over `devices` (None: all of them, on all hosts)."""
-    devices = jax.devices() if devices is None else devices
+def place(devices: Sequence[Any] | None = None, rows: int = 0) -> Placement:
+    """The placement over `devices` (None: all of them, on all hosts).
+
+    Args:
+        devices: those to use.
+        rows: of a global training batch, see `dividing`; 0 uses all devices whatever the batch.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    if rows:
+        devices = dividing(devices, rows)
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Placement(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+
+
+def dividing(devices: Sequence[Any], rows: int) -> list[Any]:
+    """The most devices, as many of each host, that divide a batch of `rows`.
+
+    On more of them some rows would be repeated, and a repeated row counts twice in the statistics of a batch.
+    """
+    hosts: dict[int, list[Any]] = {}
+    for device in devices:
+        hosts.setdefault(device.process_index, []).append(device)
+    share = rows // len(hosts)
+    used = max(n for n in range(1, min(map(len, hosts.values())) + 1) if share % n == 0)
+    return [device for own in hosts.values() for device in own[:used]]

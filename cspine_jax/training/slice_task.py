@@ -49,7 +49,7 @@ class SliceTask:
         """L = alpha L_frac + L_vert on an augmented batch."""
         pictures, blend, units = jax.random.split(key, 3)
         batch = {**batch, "image": prepare(batch["image"], pictures, self._config.augment, train=True)}
-        batch = mixup(batch, blend, self._config.augment.mixup)
+        batch = mixup(batch, blend, self._config.augment.mixup, self._config.augment.mixup_share)
         model = nnx.merge(self._graph, params, stats)
         outputs = model(batch["image"], batch["vertebra_probs"], train=True, key=units)
         _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
@@ -66,7 +66,7 @@ class SliceTask:
         """
         image = prepare(batch["image"], None, self._config.augment, train=False)
         outputs = nnx.merge(self._graph, params, stats)(image, batch["vertebra_probs"])
-        total, weight, parts = slice_loss(outputs, batch, self._config.loss)
+        total, weight, parts = slice_loss(outputs, batch, self._config.loss.unsmoothed)
         vertebra = jax.nn.sigmoid(outputs["vertebra"]) if "vertebra" in outputs else batch["vertebra_probs"]
         return total, weight, parts, {"fracture_prob": jax.nn.sigmoid(outputs["fracture"]), "vertebra_prob": vertebra}
 

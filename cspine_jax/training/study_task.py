@@ -11,7 +11,7 @@ from flax import nnx
 from cspine_jax.anatomy import NUM_VERTEBRAE, TARGETS
 from cspine_jax.augment import mixup
 from cspine_jax.augment_sequence import prepare_sequence
-from cspine_jax.config import AugmentConfig, Config
+from cspine_jax.config import AugmentConfig, Config, LossConfig
 from cspine_jax.losses import rsna_loss, where_loss
 from cspine_jax.metrics import roc_auc
 from cspine_jax.metrics.clinical import undrawn, unweighted
@@ -41,7 +41,7 @@ class StudyLevelTask:
         self._dtype = jnp.bfloat16 if config.train.bf16 else None
         frozen = config.train.freeze_encoder
         # what is frozen is kept with the statistics: it has no gradient, no moments and no weight decay
-        self._trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("encoder"))) if frozen else nnx.Param
+        self._trained = nnx.All(nnx.Param, lambda path, _: path[0] != "encoder") if frozen else nnx.Param
         self._where = 0.0 if frozen else config.study.where_weight
         # split once: the graph is static, training only sees the pytrees of arrays
         self._graph, _ = nnx.split(nnx.eval_shape(lambda: self._build(jax.random.key(0))))
@@ -118,7 +118,7 @@ class StudyLevelTask:
         """[B, T]: 1 for slices whose boxes are known, see `losses.where_loss`."""
         raise NotImplementedError
 
-    def _judge(self, outputs: Any, batch: Batch) -> Judged:
+    def _judge(self, outputs: Any, batch: Batch, loss: LossConfig) -> Judged:
         """Loss and probabilities of the network's outputs."""
         raise NotImplementedError
 
@@ -152,13 +152,15 @@ class StudyLevelTask:
         pictures, blend, units = jax.random.split(key, 3)
         seen = self._see(batch, pictures, self._config.augment)
         shown = {"image": seen[..., :-1], "where": seen[..., -1]} if self._where else {"image": seen}
-        batch = mixup({**batch, **self._follow(batch, pictures), **shown}, blend, self._config.augment.mixup)
+        augment = self._config.augment
+        batch = {**batch, **self._follow(batch, pictures), **shown}
+        batch = mixup(batch, blend, augment.mixup, augment.mixup_share)
         model: Any = nnx.merge(self._graph, params, stats)
         run = model.look if self._where else model
         outputs = run(batch["image"], self._there(batch), train=True, key=units)
         outputs, found = outputs if self._where else (outputs, None)
         _, stats = nnx.split_state(nnx.state(model), self._trained, ...)
-        total, weight, parts, _ = self._judge(outputs, batch)
+        total, weight, parts, _ = self._judge(outputs, batch, self._config.loss)
         if found is not None:
             inside = batch["where"].reshape(*found.shape[:2], *batch["where"].shape[-2:])
             cells, cell_weight = where_loss(found, inside, self._where_known(batch))
@@ -176,7 +178,7 @@ class StudyLevelTask:
         model: Any = nnx.merge(self._graph, params, stats)
         seen = self._see_view(batch) if "view" in batch else self._see(batch, None, self._config.augment)
         outputs = model(seen, self._there(batch))
-        return self._judge(outputs, batch)
+        return self._judge(outputs, batch, self._config.loss.unsmoothed)
 
     def look(self, params: Any, stats: Any, batch: Batch) -> tuple[jax.Array, jax.Array, Parts, dict[str, jax.Array]]:
         """As `predict` without a view; `breaks` besides: the map of breaks as probabilities, `[B, T, h, w]`.
@@ -185,7 +187,7 @@ class StudyLevelTask:
         """
         model: Any = nnx.merge(self._graph, params, stats)
         outputs, found = model.look(self._see(batch, None, self._config.augment), self._there(batch))
-        total, weight, parts, table = self._judge(outputs, batch)
+        total, weight, parts, table = self._judge(outputs, batch, self._config.loss.unsmoothed)
         return total, weight, parts, {**table, "breaks": jax.nn.sigmoid(found)}
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:
@@ -237,8 +239,8 @@ class StudyTask(StudyLevelTask):
     def _there(self, batch: Batch) -> jax.Array:
         return batch["there"]
 
-    def _judge(self, outputs: jax.Array, batch: Batch) -> Judged:
-        return judge_targets(outputs, batch, self._config.loss.label_smoothing)
+    def _judge(self, outputs: jax.Array, batch: Batch, loss: LossConfig) -> Judged:
+        return judge_targets(outputs, batch, loss.label_smoothing)
 
     def study_targets(self, table: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """See `StudyLevelTask`. Clips: a level is the mean over those that show enough of it, weighed by how much.

@@ -44,7 +44,7 @@ class VertebraTask:
         """Cross-entropy of presence on an augmented batch."""
         pictures, blend, units = jax.random.split(key, 3)
         batch = {**batch, "image": prepare(batch["image"], pictures, self._config.augment, train=True)}
-        batch = mixup(batch, blend, self._config.augment.mixup)
+        batch = mixup(batch, blend, self._config.augment.mixup, self._config.augment.mixup_share)
         model = nnx.merge(self._graph, params, stats)
         logits = model(batch["image"], batch["metadata"], train=True, key=units)
         _, stats = nnx.split_state(nnx.state(model), nnx.Param, ...)
@@ -57,7 +57,7 @@ class VertebraTask:
         """Probabilities `vertebra_prob` [B, 7], as the (weighted) loss makes them."""
         image = prepare(batch["image"], None, self._config.augment, train=False)
         logits = nnx.merge(self._graph, params, stats)(image, batch["metadata"])
-        total, weight = vertebra_loss(logits, batch, self._config.loss)
+        total, weight = vertebra_loss(logits, batch, self._config.loss.unsmoothed)
         return total, weight, {}, {"vertebra_prob": jax.nn.sigmoid(logits)}
 
     def metrics(self, table: dict[str, np.ndarray]) -> dict[str, float]:

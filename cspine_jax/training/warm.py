@@ -73,7 +73,9 @@ def check_start(config: Config) -> None:
             raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
         theirs = _config_of_folder(folder, config)
         _check_folds(given, config, theirs)
-        seeds = {*learnt_from(folder, theirs).phantom_seeds} - {phantom_seed(theirs.data)}  # of runs before that one
+        seeds = {*learnt_from(folder, theirs).phantom_seeds}
+        if _may_be_same(config.data, theirs.data):
+            seeds -= {phantom_seed(theirs.data)}  # of its own studies the folds say which it has seen
     if seed in seeds:
         raise ConfigError(
             f"{given}: it has learnt from phantoms of seed {seed}, which this run tests on; give phantoms of another "

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from cspine_jax import locks
 from cspine_jax.config import Config, flatten, to_dict
 from cspine_jax.errors import ConfigError, DataError
 
@@ -75,18 +76,12 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def only_process(workdir: Path) -> Iterator[None]:
     """Refuses a second training in the same folder at the same time; the lock dies with its process."""
-    import fcntl
-
     if jax.process_index() > 0:  # the first host of a job holds it for all
         yield
         return
     with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"{workdir}: another process is training here; wait for it or give another --workdir"
-            ) from None
+        if not locks.acquire(file):
+            raise DataError(f"{workdir}: another process is training here; wait for it or give another --workdir")
         yield
 
 

@@ -223,3 +223,27 @@ def test_layout_names(name):
 def test_other_names_are_refused(name):
     with pytest.raises(ConfigError, match="crops"):
         CropLayout.from_name(name)
+
+
+@pytest.mark.parametrize("stray", [(36, 15, 15), (20, 2, 15), (20, 15, 38), (38, 38, 2)])
+@pytest.mark.parametrize("oriented", [False, True])
+def test_a_stray_voxel_moves_nothing(stray, oriented):
+    """Readers leave some; the crop is where it is without them."""
+    clean = boxed((40, 40, 40), 3, (10, 26), (8, 24), (8, 24))
+    mask = clean.copy()
+    mask[stray] = 3
+    hu = np.random.default_rng(0).integers(-1000, 1500, mask.shape).astype(np.int16)
+    layout = CropLayout(positions=5, size=16, oriented=oriented)
+    want, found = (cut(hu, each, layout)[0] for each in (clean, mask))
+    np.testing.assert_allclose(found.origin, want.origin, atol=1e-9)
+    np.testing.assert_allclose(found.axes, want.axes, atol=1e-9)
+    assert found.complete
+
+
+def test_a_part_that_is_more_than_a_slip_stays():
+    mask = boxed((40, 40, 40), 3, (10, 26), (8, 24), (8, 24))
+    mask[30:34, 10:16, 10:16] = 3  # 3% of it: a dens apart from its body
+    assert look(mask)[3].box == (slice(10, 34), slice(8, 24), slice(8, 24))
+    dust = np.zeros((400, 3, 3), np.uint8)
+    dust[::2, 1, 1] = 3  # no part is as much as a hundredth
+    assert look(dust)[3].box == (slice(0, 399), slice(1, 2), slice(1, 2))

@@ -116,6 +116,8 @@ def test_the_share_of_fractured_ones():
     view = VertebraView(fake_crops())
     batches = take(shuffled_batches(view, np.arange(6), DATA, 0, fraction=0.5), 40)
     assert np.mean([b["targets"].mean() for b in batches]) == pytest.approx(0.5, abs=0.02)
+    pairs = {tuple(b["targets"][:2]) for b in batches}  # that mixup blends
+    assert pairs == set(itertools.product((0.0, 1.0), repeat=2))
     with pytest.raises(DataError, match=r"0 of 7 training examples show a fractured vertebra.*set it to 0"):
         shuffled_batches(view, np.array([0]), DATA, 0, fraction=0.5)
     with pytest.raises(DataError, match="none of 1 training studies has anything to learn from"):

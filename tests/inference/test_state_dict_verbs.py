@@ -47,7 +47,9 @@ def test_inspect_lists_what_does_not_fit(file, tmp_path, capsys):
         "  unexpected: more",
     ]
     assert main(["weights", "inspect", "--model", "tiny_verbs"]) == 2
-    assert "give a file to hold against it" in capsys.readouterr().err
+    assert "tiny_verbs: no file; give the state dict of a backbone" in capsys.readouterr().err
+    assert main(["weights", "inspect", "package:gold", "--model", "tiny_verbs"]) == 2
+    assert "package:gold: whole networks with their card; give the state dict" in capsys.readouterr().err
     assert main(["weights", "inspect", str(other), "--model", "tiny_verb"]) == 2
     assert "did you mean tiny_verbs?" in capsys.readouterr().err
 

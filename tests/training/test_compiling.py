@@ -4,7 +4,9 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from cspine_jax.cli import main
 from cspine_jax.training.compiling import VARIABLE, CompileClock, enable_cache
 
 
@@ -38,6 +40,20 @@ def test_the_cache_can_be_off_or_somewhere(tmp_path, monkeypatch):
         folder = enable_cache()
         assert folder.parent == tmp_path and jax.config.jax_compilation_cache_dir == str(folder)
         assert enable_cache(str(tmp_path / "other")) == folder  # what jax was told already stays
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@pytest.mark.parametrize(("verb", "missing"), [("segment", "--weights"), ("predict", "--checkpoint")])
+def test_what_answers_studies_keeps_its_programs_too(tmp_path, monkeypatch, capsys, verb, missing):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert main([verb, "study", missing, str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+        assert str(tmp_path / "none") in capsys.readouterr().err
+        assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / "cache"))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

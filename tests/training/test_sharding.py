@@ -1,10 +1,12 @@
 """Batches on the way to the devices."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from cspine_jax.training.sharding import place
+from cspine_jax.training.sharding import dividing, place
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -21,3 +23,15 @@ def test_rows_that_the_devices_do_not_divide_are_repeated_and_invalid():
     placed = placement.put({"x": np.arange(3), "valid": np.ones(3, bool)})
     np.testing.assert_array_equal(placed["x"], [0, 1, 2, 2])
     np.testing.assert_array_equal(placed["valid"], [True, True, True, False])
+
+
+@pytest.mark.parametrize(("rows", "used"), [(0, 8), (16, 8), (8, 8), (12, 6), (4, 4), (2, 2), (1, 1), (7, 7), (11, 1)])
+def test_as_many_devices_as_divide_a_training_batch(rows, used):
+    assert place(jax.devices()[:8], rows=rows).mesh.devices.size == used
+
+
+def test_hosts_use_equally_many_devices():
+    """A batch of 12 on two hosts of four: six rows each, on three devices."""
+    hosts = [types.SimpleNamespace(process_index=host, name=f"{host}.{n}") for host in (0, 1) for n in range(4)]
+    names = [device.name for device in dividing(hosts, 12)]
+    assert names == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]

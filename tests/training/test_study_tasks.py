@@ -240,6 +240,7 @@ def test_a_frozen_encoder_stays_and_the_rest_learns():
     optimizer = make_optimizer(settings.optim, 12)
     first = jax.jit(lambda: init_state(task, optimizer, 0))()
     assert "encoder" not in first.params and "where" in first.stats["encoder"]
+    assert "encoder" in first.params["levels"] and "encoder" not in first.stats.get("levels", {})  # its transformer
     before = jax.tree.map(np.asarray, (first.params, first.stats))  # the step takes over its buffers
     state, step, losses = first, trainer(task, optimizer, 0, placement), []
     for number in range(12):
@@ -357,3 +358,14 @@ def test_clips_join_by_how_much_they_show():
 def test_impossible_settings_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         from_dict(values)
+
+
+@pytest.mark.parametrize("model", ["gold", "levels", "vit3d"])
+def test_validation_is_not_judged_by_smoothed_labels(made, model):
+    task, params, stats = made(model)
+    batch = batch_for(model)
+    smooth = task_of(config(model, loss={"label_smoothing": 0.2}))
+    plain, other = (jax.jit(each.predict)(params, stats, batch)[0] for each in (task, smooth))
+    np.testing.assert_array_equal(plain, other)
+    trained = [jax.jit(each.loss)(params, stats, batch, jax.random.key(0))[0] for each in (task, smooth)]
+    assert abs(float(trained[0]) - float(trained[1])) > 1e-3

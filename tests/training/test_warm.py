@@ -1,6 +1,7 @@
 """A fresh run starts from published weights where the configuration names some; a resumed one does not ask for them."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.state import init_state
 from cspine_jax.training.vertebra_task import VertebraTask
-from cspine_jax.training.warm import _check_folds, warm
+from cspine_jax.training.warm import _check_folds, check_start, warm
 from tests.models.published_files import table_of, write
 from tests.training import toy_task as toy
 
@@ -152,3 +153,27 @@ def test_a_run_of_another_fold_of_the_same_studies_is_refused(mine, theirs, same
             _check_folds("run", *configs)
     else:
         _check_folds("run", *configs)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ({"phantom": cfg.PhantomConfig(seed=5, studies=30)}, {"phantom": cfg.PhantomConfig(seed=5, studies=40)}),
+        ({"phantom": cfg.PhantomConfig(seed=5)}, {"phantom": cfg.PhantomConfig(seed=5, difficulty="hard")}),
+        ({"phantom": cfg.PhantomConfig(seed=5)}, {"manual_dir": "{folder}"}),
+        ({"manual_dir": "{folder}"}, {"phantom": cfg.PhantomConfig(seed=5)}),
+    ],
+)
+def test_a_run_on_the_same_people_dealt_otherwise_is_refused(tmp_path, mine, theirs):
+    """Study 7 of a seed is the same person in every folder, and another number of studies deals other folds."""
+    (tmp_path / "phantom.json").write_text('{"seed": 5}')
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    place = {name: str(tmp_path) if x == "{folder}" else x for name, x in theirs.items()}
+    other = cfg.Config(data=cfg.DataConfig(**place))
+    (run / "config.json").write_text(json.dumps(cfg.to_dict(other)))
+    place = {name: str(tmp_path) if x == "{folder}" else x for name, x in mine.items()}
+    start = cfg.TrainConfig(init_from=str(run))
+    with pytest.raises(ConfigError, match="it has learnt from phantoms of seed 5, which this run tests on"):
+        check_start(cfg.Config(data=cfg.DataConfig(**place), train=start))
+    check_start(cfg.Config(data=other.data, train=start))  # the same studies, the same fold

@@ -17,6 +17,9 @@ AIR_HU = -1000
 STEEPEST = 60.0
 """Degrees between spine and z axis up to which a direction is believed; beyond, centroids are of something else."""
 
+STRAY = 0.01
+"""Share of a label's voxels below which what lies apart from the rest is a slip of the pencil."""
+
 _HU_MIN, _HU_MAX = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 _REACH = 2  # levels up and down in which a neighbour is looked for
 
@@ -47,8 +50,8 @@ class Seen:
     """A label of a mask.
 
     Attributes:
-        box: of its voxels.
-        centre: float64 [3]; their mean (z, y, x).
+        box: of its voxels, short of stray ones (`STRAY`).
+        centre: float64 [3]; mean of those in it (z, y, x).
     """
 
     box: tuple[slice, ...]
@@ -62,11 +65,34 @@ def look(mask: np.ndarray) -> dict[int, Seen]:
         mask: uint8 [D, H, W]; 1..7 C1..C7, 8..19 T1..T12.
     """
     boxes = scipy.ndimage.find_objects(mask)
-    return {
-        label: Seen(box, _voxels(mask, label, box).mean(0))
-        for label, box in enumerate(boxes, start=1)
-        if box is not None
-    }
+    seen = {}
+    for label, whole in enumerate(boxes, start=1):
+        if whole is not None:
+            box = _without_strays(mask, label, whole)
+            seen[label] = Seen(box, _voxels(mask, label, box).mean(0))
+    return seen
+
+
+def _without_strays(mask: np.ndarray, label: int, box: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The box without what empty planes part from the rest at its ends, if that is next to nothing.
+
+    One voxel that a reader left a few slices away would move all planes of the crop and make its pixels larger.
+    """
+    there = mask[box] == label
+    for axis in (0, 1, 2) * 2:  # twice: cutting along one axis may open a gap along another
+        others = tuple(a for a in range(3) if a != axis)
+        filled = np.flatnonzero(there.any(others))
+        gaps = np.flatnonzero(np.diff(filled) > 1)
+        if not len(gaps):
+            continue
+        count = there.sum(others)
+        runs = [run for run in np.split(filled, gaps + 1) if count[run].sum() >= STRAY * count.sum()]
+        if not runs:  # dust everywhere
+            continue
+        low, high = int(runs[0][0]), int(runs[-1][-1]) + 1
+        there = there[tuple(slice(low, high) if a == axis else slice(None) for a in range(3))]
+        box = tuple(slice(s.start + low, s.start + high) if a == axis else s for a, s in enumerate(box))
+    return box
 
 
 def _voxels(mask: np.ndarray, label: int, box: tuple[slice, ...]) -> np.ndarray:

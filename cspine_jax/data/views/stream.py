@@ -78,6 +78,8 @@ def shuffled_batches(
 
     def read(rows: np.ndarray, rng: np.random.Generator) -> Batch:
         jitter = rng.random((len(rows), JITTER))  # of the global batch, so that the number of processes changes nothing
+        if fraction > 0:  # they come in a fixed turn, and mixup blends neighbours
+            rows = rng.permutation(rows)
         own = slice(low, low + per_process)
         return view.read(rows[own], np.ones(per_process, bool), jitter[own])
 
