@@ -14,12 +14,11 @@ goes on from there.
 
 import difflib
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -27,6 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from cspine_jax.config import Config, flatten, from_dict, to_dict
 from cspine_jax.errors import ConfigError, CspineError, in_one_line
 from cspine_jax.recipes import load_recipe, run_name
+from cspine_jax.training.signals import Interrupted, Terminated, terminable
 
 if TYPE_CHECKING:
     from cspine_jax.experiment import Experiment
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         The exit status.
     """
     started = time.perf_counter()
-    signal.signal(signal.SIGTERM, _terminated)
+    terminable()
     again = f"go on with: python launch.py {' '.join(argv)}"
     try:
         config, workdir, mode, cache = parse(argv)
@@ -54,7 +54,6 @@ def main(argv: Sequence[str]) -> int:
         from cspine_jax.experiment import Experiment
         from cspine_jax.training.compiling import CompileClock, enable_cache
         from cspine_jax.training.sharding import initialize_distributed
-        from cspine_jax.training.signals import Interrupted
 
         xla.tune_process()
         enable_cache(cache)
@@ -160,17 +159,6 @@ def _check_fields(argv: list[str], known: set[str]) -> None:
                 near = difflib.get_close_matches(name, known, n=1)
                 fix = f"did you mean --config.{near[0]}?" if near else "see python launch.py --help"
                 raise ConfigError(f"--config.{name}: no such field; {fix}")
-
-
-class Terminated(BaseException):
-    """SIGTERM came outside of the training loop.
-
-    Like KeyboardInterrupt no `Exception`: what passes over unreadable checkpoints and studies must not pass over it.
-    """
-
-
-def _terminated(signum: int, frame: object) -> NoReturn:
-    raise Terminated
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from cspine_jax.training.loop import fit
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.step import Once, evaluator
 from cspine_jax.training.task import Batch
-from cspine_jax.training.warm import check_start, learnt_by_start
+from cspine_jax.training.warm import check_asked, check_start, learnt_by_start
 from cspine_jax.training.workdir import check_same, only_process, say, write_text
 from cspine_jax.training.writer import Writer, read_lines
 
@@ -104,7 +104,7 @@ class Experiment:
         Returns:
             The content of `metrics.json`.
         """
-        check_same(self.workdir, self.config, only=self.kind.of_the_model, must_exist=True)
+        self._check_asked()
         self._prepare()
         with self._timed("evaluation"):
             model = self._best()
@@ -118,7 +118,7 @@ class Experiment:
         Returns:
             What was written under `W/predictions/`.
         """
-        check_same(self.workdir, self.config, only=self.kind.of_the_model, must_exist=True)
+        self._check_asked()
         self._prepare()
         with self._timed("prediction"):
             return self.kind.predict(self._best())
@@ -136,6 +136,10 @@ class Experiment:
         with Writer(self.workdir, step) as writer:
             seconds = {f"{name}_seconds": round(x, 2) for name, x in self.seconds.items()}
             writer.write(step, "run", {"seconds": round(wall, 2), "compile_seconds": round(compiling, 2), **seconds})
+
+    def _check_asked(self) -> None:
+        check_same(self.workdir, self.config, only=self.kind.of_the_model, must_exist=True)
+        check_asked(self.workdir, self.config)
 
     def _prepare(self) -> None:
         if not self._prepared:

@@ -25,11 +25,11 @@ from typing import IO, Any
 
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config, flatten, from_dict, to_dict
-from cspine_jax.config.study import STUDY_LEVEL
+from cspine_jax.config.study import FINDS_FRACTURES, STUDY_LEVEL
 from cspine_jax.errors import ConfigError, CspineError
 from cspine_jax.metrics.target_table import UID, read_targets
 from cspine_jax.recipes import load_recipe
-from cspine_jax.training.signals import Interrupted, StopSignals
+from cspine_jax.training.signals import Interrupted, StopSignals, Terminated, terminable
 
 PREDICTIONS, VALIDATION, TTA = (f"evaluation/{name}.csv" for name in ("predictions", "validation", "tta"))
 METRICS = "evaluation/metrics.json"
@@ -74,6 +74,8 @@ def plan(recipes: Mapping[str, str], folds: int, root: Path, overrides: Sequence
             for whose, text in own:
                 if whose == wanted:
                     _override(values, text)
+        if values["task"] not in FINDS_FRACTURES:
+            raise ConfigError(f"{recipe}: task={values['task']!r} predicts no fractures of studies; leave it out")
         jobs[name] = []
         for fold in range(folds):
             values["data"] |= {"num_folds": folds, "fold": fold}
@@ -142,11 +144,16 @@ def is_finished(job: Job) -> bool:
 
 
 def _evaluated_otherwise(job: Job) -> bool:
-    """Whether an older version left in the probabilities what is drawn more often in training: on another scale."""
-    if job.config.task not in STUDY_LEVEL or not job.config.study.fractured_fraction:
+    """Whether what is there is of other views (`eval.tta`), or of an older version and so on another scale.
+
+    That left in the probabilities what is drawn more often in training.
+    """
+    if job.config.task not in STUDY_LEVEL:
         return False
-    metrics = _json(job.workdir / METRICS) or {}
-    return "drawn_odds" not in metrics.get("seen", {})
+    seen = (_json(job.workdir / METRICS) or {}).get("seen", {})
+    if seen.get("tta", 0) != job.config.eval.tta:
+        return True
+    return bool(job.config.study.fractured_fraction) and "drawn_odds" not in seen
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -305,10 +312,20 @@ def main(argv: Sequence[str]) -> int:
     before = _json(workdir / COST) or {}
     cost: dict[str, Any] = {"calls": int(before.get("calls", 0)) + 1, "finished": False}
     seconds: dict[str, float] = {}
+
+    def keep() -> None:
+        spent = {"wall_seconds": time.perf_counter() - started, "training_seconds": seconds.get("training", 0.0)}
+        more = {key: round(float(before.get(key) or 0) + value, 2) for key, value in spent.items()}
+        more["peak_memory_mb"] = round(max(float(before.get("peak_memory_mb") or 0), peak_memory_mb()), 1)
+        temporary = workdir / (COST + ".tmp")
+        temporary.write_text(json.dumps(cost | more, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, workdir / COST)
+
     status = 0
     try:
+        terminable()
         config = from_dict(json.load(sys.stdin))
-        cost |= _train_and_evaluate(config, workdir, seconds)
+        cost |= _train_and_evaluate(config, workdir, seconds, keep)
     except Interrupted as interrupted:
         print(f"{interrupted}, checkpoint saved in {workdir}", file=sys.stderr)
         status = interrupted.exit_status
@@ -318,18 +335,18 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        status = 143
     finally:
-        spent = {"wall_seconds": time.perf_counter() - started, "training_seconds": seconds.get("training", 0.0)}
-        cost |= {key: round(float(before.get(key) or 0) + value, 2) for key, value in spent.items()}
-        cost["peak_memory_mb"] = round(max(float(before.get("peak_memory_mb") or 0), peak_memory_mb()), 1)
-        temporary = workdir / (COST + ".tmp")
-        temporary.write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, workdir / COST)
+        keep()
     return status
 
 
-def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """Returns what belongs in `cost.json`; `seconds` is filled as far as the run gets."""
+def _train_and_evaluate(
+    config: Config, workdir: Path, seconds: dict[str, float], keep: Callable[[], None]
+) -> dict[str, Any]:
+    """Returns what belongs in `cost.json`; `seconds` is filled as far as the run gets, and kept after training."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     import jax
 
@@ -366,13 +383,13 @@ def _train_and_evaluate(config: Config, workdir: Path, seconds: dict[str, float]
         experiment = Timed(config, workdir)
         try:
             experiment.train()
+            seconds |= experiment.seconds
+            keep()  # hours, which a kill during the evaluation must not lose
             metrics = experiment.evaluate()
         finally:
             seconds |= experiment.seconds
         experiment.log_costs(time.perf_counter() - began, clock.seconds)
     predictions = workdir / PREDICTIONS
-    if not predictions.is_file():
-        raise ConfigError(f"task={config.task!r} predicts no fractures of studies, so there is nothing to compare")
     uids, _ = read_targets(predictions, allow_empty=True)
     chosen_by = read_targets(workdir / VALIDATION, allow_empty=True)[0] if (workdir / VALIDATION).is_file() else []
     _write_labels(workdir / LABELS, [*uids, *chosen_by], _known_labels(experiment.kind, config))

@@ -1,6 +1,7 @@
 """`cspine compare` with a made-up run in place of training: resume, stop, failure, mistakes; once for real (slow)."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -145,6 +146,61 @@ def test_a_run_whose_drawing_of_examples_is_still_in_its_answers_is_evaluated_ag
     (w / "a" / "fold1" / "evaluation" / "metrics.json").write_text('{"seen": {"tta": 0}}')
     assert call("--only", "0") == 0 and calls(w)["a/fold1"] == 1
     assert call() == 1 and calls(w)["a/fold1"] == 2
+
+
+def test_a_run_that_was_asked_for_other_views_is_evaluated_again(fake):
+    w, call = fake
+    recipe = w.parent / "a.py"
+    recipe.write_text(recipe.read_text().replace("{'name'", "{'task': 'crops', 'name'"))
+    assert call(recipes=("a",)) == 0
+    for k in range(3):
+        (w / "a" / f"fold{k}" / "evaluation" / "metrics.json").write_text('{"seen": {"tta": 2}}')
+    assert call("--set", "eval.tta=2", recipes=("a",)) == 0 and sum(calls(w).values()) == 3
+    assert call("--no-run", recipes=("a",)) == 2  # made with two views, asked for none
+    call(recipes=("a",))
+    assert sum(calls(w).values()) == 6
+
+
+def test_what_predicts_no_fractures_is_refused_before_anything_runs(fake, capsys):
+    w, call = fake
+    recipe = w.parent / "b.py"
+    recipe.write_text(recipe.read_text().replace("{'name'", "{'task': 'spine', 'name'"))
+    assert call() == 2
+    assert "b.py: task='spine' predicts no fractures of studies; leave it out" in capsys.readouterr().err
+    assert not w.exists()
+
+
+def test_costs_are_those_of_the_folds_that_are_compared(fake):
+    w, call = fake
+    assert call(recipes=("a",)) == 0 and call("--only", "0") == 0
+    rows = json.loads((w / "comparison/comparison.json").read_text())["rows"]
+    assert rows["a"]["studies"] == rows["b"]["studies"] == 14
+    assert rows["a"]["cost"]["training_seconds"] == rows["b"]["cost"]["training_seconds"] == 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_run_that_is_terminated_keeps_what_its_training_took(tmp_path, monkeypatch, trained):
+    """SIGTERM in the evaluation, and the same command again."""
+
+    def work(config, workdir, seconds, keep):
+        seconds["training"] = 100.0
+        if trained:
+            keep()
+            assert json.loads((tmp_path / "cost.json").read_text())["training_seconds"] in (100, 200)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run_folds, "_train_and_evaluate", work)
+    monkeypatch.setattr(run_folds, "_die_with_parent", lambda parent: None)
+    try:
+        for turn in (1, 2):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
+            assert run_folds.main([str(tmp_path)]) == 143
+            cost = json.loads((tmp_path / "cost.json").read_text())
+            assert (cost["training_seconds"], cost["calls"], cost["finished"]) == (100.0 * turn, turn, False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_failing_run_is_named_the_others_go_on_and_it_is_never_mixed_in(fake, capsys):

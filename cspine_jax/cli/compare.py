@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from cspine_jax.config import Config
@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     why = {name: _why(jobs[name], done, failed) for name, done in finished.items() if len(done) < args.folds}
     used = {name: done for name, done in finished.items() if done and (args.partial or args.only or name not in why)}
     absent = {name: reason for name, reason in why.items() if name not in used}
-    models = [_model(name, done) for name, done in used.items()]
+    shared = set.intersection(*({job.fold for job in done} for done in used.values())) if used else set()
+    models = [_model(name, done, shared) for name, done in used.items()]
     models += [comparing.outside_model(name, table) for name, table in tables.items()]
     if not models:
         raise DataError(f"no recipe is complete: {'; '.join(f'{name}: {reason}' for name, reason in absent.items())}")
@@ -149,13 +150,13 @@ def _why(runs: Sequence[Job], done: Sequence[Job], failed: Mapping[tuple[str, in
     return f"{len(missing)} of {len(runs)} folds are missing: {', '.join(said)}"
 
 
-def _model(name: str, done: Sequence[Job]) -> comparing.Model:
+def _model(name: str, done: Sequence[Job], shared: Set[int]) -> comparing.Model:
     validation = [job for job in done if (job.workdir / VALIDATION).is_file()]
     return comparing.join_folds(
         name,
         {job.fold: read_targets(job.workdir / PREDICTIONS, allow_empty=True) for job in done},
         {job.fold: comparing.read_tta(job.workdir / TTA) for job in done if (job.workdir / TTA).is_file()},
-        cost_of(done),
+        cost_of([job for job in done if job.fold in shared]),
         {job.fold: read_targets(job.workdir / VALIDATION, allow_empty=True) for job in validation},
         _by_masks(done[0].config),
     )

@@ -20,6 +20,9 @@ ON_SLICES = ("classifier", "vit3d", "cnn3d")
 STUDY_LEVEL = ("crops", "study")
 """Tasks of these models."""
 
+FINDS_FRACTURES = ("fracture", *STUDY_LEVEL)
+"""Tasks whose models answer for a study's vertebrae and the patient."""
+
 ON_CROPS = (*ON_VERTEBRAE, *ON_LEVELS)
 ON_BACKBONE = (*ON_CROPS, "classifier")
 

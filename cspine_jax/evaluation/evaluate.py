@@ -45,7 +45,7 @@ def evaluate(
     seen: Mapping[str, Any] | None = None,
     title: str = "cspine_jax",
 ) -> dict[str, Any]:
-    """Evaluates a model and writes `predictions.csv`, `slices.csv`, `metrics.json` and `report.html`.
+    """Evaluates a model; writes `predictions.csv`, `validation.csv`, `slices.csv`, `metrics.json`, `report.html`.
 
     Args:
         predictions: "validation" chooses each level's threshold by best F1 (missing or empty: 0.5); "test" is reported.
@@ -102,6 +102,9 @@ def evaluate(
     outdir.mkdir(parents=True, exist_ok=True)
     write_predictions(outdir / "predictions.csv", test, aggregated)
     write_slices(outdir / "slices.csv", test, aggregated)
+    (outdir / "validation.csv").unlink(missing_ok=True)
+    if validation is not None:
+        write_predictions(outdir / "validation.csv", validation, aggregate(validation, chosen["presence"]["value"]))
     examples = pick_examples(
         test, aggregated, chosen["slice"]["value"], config.examples_shown, chosen["presence"]["value"]
     )
@@ -131,7 +134,7 @@ def _choose(validation: SplitPredictions | None, own_vertebra: bool) -> tuple[di
     known = ~np.isnan(validation.labels)
     count = known.sum(axis=0)
     positives = np.where(known, validation.labels, 0).sum(axis=0)
-    prevalence = np.where(count > 0, positives / np.maximum(count, 1), 0.5)
+    prevalence = (positives + 0.5) / (count + 1)  # never 0: one hidden fracture would cost -log(1e-15)
     # Presence first: its threshold decides what is visible, and with that what is aggregated.
     chosen = {"presence": default}
     if own_vertebra:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cspine_jax.anatomy import VERTEBRAE
-from cspine_jax.inference.findings import Findings
+from cspine_jax.inference.findings import Findings, slice_name
 
 if TYPE_CHECKING:
     from cspine_jax.inference.crops_run import CropsAnswer
@@ -31,6 +31,7 @@ def draw_breaks(path: Path, findings: Findings, answer: "CropsAnswer") -> None:
 
     figure = Figure(figsize=(19.6, 3.4 if answer.breaks is None else 6.1), facecolor="black")
     rows = 1 if answer.breaks is None else 2
+    numbers = {each.index: each.slice_number for each in findings.slices}
     height = 0.8 / rows
     for j, vertebra in enumerate(findings.vertebrae):
         if vertebra.probability is None:
@@ -43,7 +44,8 @@ def draw_breaks(path: Path, findings: Findings, answer: "CropsAnswer") -> None:
         title = f"{vertebra.name}  p = {vertebra.probability:.2f}"
         if vertebra.spread is not None:
             title += f" ({vertebra.spread:.2f})"
-        title += f"\nslice {round(float(answer.table.slice_index[record, position]))}"
+        z = round(float(answer.table.slice_index[record, position]))
+        title += f"\n{slice_name(z, numbers.get(z, -1))}"
         for row in range(rows):
             ax = figure.add_axes(
                 (

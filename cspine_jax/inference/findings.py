@@ -47,6 +47,11 @@ class VertebraFinding:
     spread: float | None = None
 
 
+def slice_name(index: int, number: int) -> str:
+    """How a picture names a slice: as its file (or viewer) does, else by its place counted from the top."""
+    return f"image {number}" if number >= 0 else f"slice {index} from the top"
+
+
 @dataclasses.dataclass(frozen=True)
 class SliceFinding:
     """One slice: index (0 = most superior), k of `k.dcm`, probability of a fracture, and the vertebrae it shows.

@@ -8,14 +8,13 @@ import numpy as np
 
 from cspine_jax.anatomy import PATIENT, TARGETS
 from cspine_jax.config import Config, from_dict
-from cspine_jax.config.study import STUDY_LEVEL
+from cspine_jax.config.study import FINDS_FRACTURES, STUDY_LEVEL
 from cspine_jax.errors import DataError
 from cspine_jax.metrics.scorecard import POOLED
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.learnt import learnt_from, read_learnt
 from cspine_jax.training.sharding import Placement, place
 from cspine_jax.training.weights_file import (
-    FINDS_FRACTURES,
     config_of_fracture,
     fracture_task,
     is_weights_file,

@@ -3,6 +3,7 @@
 import signal
 import threading
 from types import FrameType
+from typing import NoReturn
 
 
 class Interrupted(Exception):  # noqa: N818 - a wish granted, not an error
@@ -22,6 +23,22 @@ class Interrupted(Exception):  # noqa: N818 - a wish granted, not an error
     def exit_status(self) -> int:
         """128 + signal number, as shells count: 130 for ctrl-C, 143 for SIGTERM."""
         return 128 + self.signum
+
+
+class Terminated(BaseException):
+    """SIGTERM came outside of the training loop.
+
+    Like KeyboardInterrupt no `Exception`: what passes over unreadable checkpoints and studies must not pass over it.
+    """
+
+
+def terminable() -> None:
+    """From here on SIGTERM raises `Terminated`, so that what is under way is closed and written; for programs."""
+
+    def terminated(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
 
 
 class StopSignals:

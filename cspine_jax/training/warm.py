@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cspine_jax.config import Config, DataConfig, from_dict
-from cspine_jax.config.study import STUDY_LEVEL
+from cspine_jax.config.study import FINDS_FRACTURES, STUDY_LEVEL
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.crops_task import study_level_task
@@ -21,7 +21,6 @@ from cspine_jax.training.study_models import channels
 from cspine_jax.training.study_task import StudyLevelTask
 from cspine_jax.training.task import OnBackbone, Task
 from cspine_jax.training.weights_file import (
-    FINDS_FRACTURES,
     FRACTURE,
     Card,
     config_of_fracture,
@@ -80,6 +79,27 @@ def check_start(config: Config) -> None:
         raise ConfigError(
             f"{given}: it has learnt from phantoms of seed {seed}, which this run tests on; give phantoms of another "
             "seed (--config.data.phantom.seed)"
+        )
+
+
+def check_asked(workdir: Path, config: Config) -> None:
+    """Refuses to ask a run about studies that it has learnt from, as if it had not: those of its data, dealt otherwise.
+
+    Args:
+        workdir: of the run.
+        config: what it is asked about: `config.data`.
+
+    Raises:
+        ConfigError: `data.fold` or `data.num_folds` is another one of the same studies.
+    """
+    theirs = _config_of_folder(workdir, config)
+    mine, other, seed = config.data, theirs.data, phantom_seed(config.data)
+    same = _may_be_same(mine, other) or (seed is not None and seed in learnt_from(workdir, theirs).phantom_seeds)
+    if same and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
+        raise ConfigError(
+            f"{workdir}: this run is of fold {other.fold} of {other.num_folds}, asked for is {mine.fold} of "
+            f"{mine.num_folds}, whose test studies it has learnt from; give --config.data.fold={other.fold} "
+            f"--config.data.num_folds={other.num_folds}"
         )
 
 

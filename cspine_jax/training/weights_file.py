@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from cspine_jax.config import Config, from_dict
-from cspine_jax.config.study import STUDY_LEVEL
+from cspine_jax.config.study import FINDS_FRACTURES, STUDY_LEVEL
 from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.training.task import Task
 from cspine_jax.training.workdir import write_text
@@ -28,9 +28,6 @@ PACKAGE = "package:"
 """What a name begins with that stands for a file which comes with the package: "package:gold"."""
 
 CARD = "card.json"
-FINDS_FRACTURES = ("fracture", *STUDY_LEVEL)
-"""Tasks whose networks find fractures: of slices, crops of vertebrae, whole studies."""
-
 FRACTURE = "fracture"
 """The network that finds fractures, in the names of a file's arrays and in its card: a file has one, of any recipe."""
 

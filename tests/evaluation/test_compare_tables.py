@@ -16,6 +16,7 @@ from cspine_jax.evaluation.compare import (
     merge_labels,
     outside_model,
     read_tta,
+    write_comparison,
 )
 from cspine_jax.evaluation.compare.ensembles import ensembles, mean_known, metric_a_weights, share_below
 from cspine_jax.evaluation.compare.nested import calibrate, cross_fit, fill_hidden, prevalence, thresholds
@@ -126,12 +127,25 @@ def test_thresholds_and_calibrators_are_those_of_the_other_folds():
 def test_one_fold_alone_chooses_nothing():
     _, labels, _ = truth(30)
     p, fold = probabilities(labels), np.zeros(30, int)
-    assert (thresholds(labels, p, fold).value, thresholds(labels, p, fold).source) == ({0: 0.5}, "default")
+    assert (thresholds(labels, p, fold).value, thresholds(labels, p, fold).sources()) == ({0: 0.5}, "default")
     np.testing.assert_allclose(calibrate(labels, p, fold).best, p)
     np.testing.assert_array_equal(prevalence(labels, fold), np.full((30, 8), 0.5))
     assert (sets_across_folds(labels[:, 1:], p[:, 1:], fold, 0.1, mondrian=True) == 3).all()
-    for table in ensembles({"a": p, "b": p}, labels, fold).p.values():
-        assert np.isfinite(table).all()
+    found = ensembles({"a": p, "b": p}, labels, fold).p
+    assert list(found) == ["ensemble-mean", "ensemble-logit", "ensemble-weighted"]  # no ranks without others
+    assert all(np.isfinite(table).all() for table in found.values())
+
+
+def test_where_thresholds_come_from_is_said_fold_by_fold():
+    labels, p = np.zeros((40, 1)), np.linspace(0, 1, 40)[:, None]
+    labels[[1, 3]] = 1  # both in fold 1: for that one the others have one class
+    found = thresholds(labels, p, np.arange(40) % 2)
+    assert found.source == {0: "other folds", 1: "default"} and found.value[1] == 0.5
+    assert found.sources() == "other folds: fold 0, default: fold 1"
+    inner = -1 - np.arange(40) % 2  # only chosen by, and 20 tested ones
+    both = thresholds(np.r_[labels, labels], np.r_[p, p], np.r_[np.zeros(40, int), inner])
+    assert both.source == {-2: "default", -1: "validation studies", 0: "validation studies"}
+    assert both.of(np.arange(80) < 40).sources() == "validation studies"
 
 
 def test_means_of_members():
@@ -223,3 +237,43 @@ def test_one_fold_alone_chooses_by_its_validation_studies(tmp_path):
     assert alone.rows["a"].facts["thresholds"]["vertebra"]["source"] == "default"
     mixed = compare([without, b], known, num_folds=5, data="phantom", settings=Settings(resamples=20))
     assert mixed.rows["b"].facts["thresholds"]["vertebra"]["source"] == "default"  # all models are chosen for alike
+
+
+def test_the_fold_that_all_share_is_chosen_for_by_its_own_validation_studies():
+    """One model has all folds, another the first alone, and a third table comes from elsewhere."""
+    uids, labels, fold = truth(300)
+    p = probabilities(labels)
+
+    def part(which):
+        return [uid for uid, kept in zip(uids, which, strict=True) if kept], p[which]
+
+    def of(*folds):
+        tables = {k: part(fold == k) for k in folds}
+        return join_folds(f"of{len(folds)}", tables, validation={k: part(fold == (k + 1) % 5) for k in folds})
+
+    models = [of(0, 1, 2, 3, 4), of(0), outside_model("elsewhere", (uids, p))]
+    known = dict(zip(uids, labels, strict=True))
+    found = align(models, known, 5)
+    assert found.tested.sum() == (fold == 0).sum()
+    assert sorted(found.uids) == sorted([*part(fold == 0)[0], *part(fold == 1)[0]])
+
+    bare = join_folds("bare", {0: part(fold == 0)})
+    lone = align([*models, bare], known, 5)
+    assert lone.tested.all() and lone.notes[-1] == "Nothing is known of validation studies in fold 0 of bare."
+    facts = compare([*models, bare], known, num_folds=5, data="phantom", settings=Settings(resamples=0)).facts
+    assert "ensemble-rank" not in facts["rows"] and "ensemble-mean" in facts["rows"]
+
+
+def test_nothing_of_an_earlier_comparison_stays(tmp_path):
+    uids, labels, _ = truth(60)
+    tables = {name: outside_model(name, (uids, probabilities(labels))) for name in "ab"}
+    known, settings = dict(zip(uids, labels, strict=True)), Settings(resamples=0)
+    for names in ("ab", "a"):
+        models = [tables[name] for name in names]
+        write_comparison(tmp_path, compare(models, known, num_folds=5, data="this data", settings=settings))
+        page = (tmp_path / "comparison.html").read_text()
+        both = len(names) == 2
+        assert (tmp_path / "uncertainty.csv").exists() == both == ("uncertainty.csv" in page)
+        assert sorted(path.name for path in (tmp_path / "tables").iterdir())[0] == "a"
+        assert (tmp_path / "tables" / "b").exists() == (tmp_path / "tables" / "ensemble-mean").exists() == both
+        assert "of a, b, and of ensembles" in page if both else "of a, and of ensembles" in page

@@ -35,10 +35,15 @@ def run(tmp_path_factory):
 
 def test_files_and_returned_figures_agree(run):
     out, parts, result = run
-    assert {p.name for p in out.iterdir()} == {"predictions.csv", "slices.csv", "metrics.json", "report.html"}
+    files = {"predictions.csv", "validation.csv", "slices.csv", "metrics.json", "report.html"}
+    assert {p.name for p in out.iterdir()} == files
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(result))
     rows = read_rows(out / "predictions.csv")
     assert [row["StudyInstanceUID"] for row in rows] == parts["test"].uids
+    rows = read_rows(out / "validation.csv")
+    assert [row["StudyInstanceUID"] for row in rows] == parts["validation"].uids
+    table = aggregate(parts["validation"], result["thresholds"]["presence"]["value"]).targets
+    np.testing.assert_allclose([float(row["C3"]) for row in rows], table[:, 3], atol=1e-5)
     assert len((out / "slices.csv").read_text().splitlines()) == 1 + 12 * 64
 
 
@@ -227,3 +232,17 @@ def test_forty_studies_take_seconds(tmp_path):
     start = time.process_time()
     evaluate(parts, EvalConfig(), tmp_path, phantom=True, history=HISTORY, read_slice=picture)
     assert time.process_time() - start < 8
+
+
+def test_no_prevalence_is_0_and_no_validation_table_is_an_old_one(tmp_path):
+    """What stands in for a hidden level must not say that a fracture is impossible."""
+    validation = make_split(6, seed=5)
+    labels = validation.labels.copy()
+    labels[:, 3] = 0
+    validation = dataclasses.replace(validation, labels=labels)
+    parts = {"validation": validation, "test": make_split(4)}
+    result = evaluate(parts, QUICK, tmp_path, phantom=True)
+    assert result["prevalence"]["C3"] == pytest.approx(0.5 / 7)
+    assert result["prevalence"]["C1"] == pytest.approx((labels[:, 1].sum() + 0.5) / 7)
+    evaluate({"test": parts["test"]}, QUICK, tmp_path, phantom=True)
+    assert not (tmp_path / "validation.csv").exists()

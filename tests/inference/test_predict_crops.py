@@ -19,6 +19,7 @@ from cspine_jax.experiment import Experiment
 from cspine_jax.inference.breaks import draw_breaks
 from cspine_jax.inference.crops_run import CropsRun
 from cspine_jax.inference.export import export_fracture
+from cspine_jax.inference.findings import slice_name
 from cspine_jax.inference.predict import load_run, predict_study
 from cspine_jax.metrics.target_table import read_targets
 
@@ -211,3 +212,8 @@ def test_cspine_predict_with_a_model_of_crops(made, three, truth, tmp_path, caps
     finally:
         (workdir / "evaluation" / "metrics.json").unlink()
         (workdir / "evaluation").rmdir()
+
+
+@pytest.mark.parametrize(("number", "name"), [(41, "image 41"), (0, "image 0"), (-1, "slice 40 from the top")])
+def test_pictures_name_slices_as_files_do(number, name):
+    assert slice_name(40, number) == name

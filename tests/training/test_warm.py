@@ -19,7 +19,7 @@ from cspine_jax.training.sharding import place
 from cspine_jax.training.slice_task import SliceTask
 from cspine_jax.training.state import init_state
 from cspine_jax.training.vertebra_task import VertebraTask
-from cspine_jax.training.warm import _check_folds, check_start, warm
+from cspine_jax.training.warm import _check_folds, check_asked, check_start, warm
 from tests.models.published_files import table_of, write
 from tests.training import toy_task as toy
 
@@ -177,3 +177,26 @@ def test_a_run_on_the_same_people_dealt_otherwise_is_refused(tmp_path, mine, the
     with pytest.raises(ConfigError, match="it has learnt from phantoms of seed 5, which this run tests on"):
         check_start(cfg.Config(data=cfg.DataConfig(**place), train=start))
     check_start(cfg.Config(data=other.data, train=start))  # the same studies, the same fold
+
+
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        ({"fold": 3, "num_folds": 10}, ""),
+        ({"fold": 0, "num_folds": 10}, r"of fold 3 of 10, asked for is 0 of 10.*--config\.data\.fold=3"),
+        ({"fold": 0, "num_folds": 5}, "of fold 3 of 10, asked for is 0 of 5"),
+        ({"fold": 0, "phantom": cfg.PhantomConfig(seed=5, studies=40)}, "of fold 3 of 10"),
+        ({"fold": 0, "phantom": cfg.PhantomConfig(seed=6)}, ""),
+        ({"fold": 0, "manual_dir": "/a/hospital"}, ""),
+    ],
+)
+def test_a_run_is_not_asked_about_a_fold_that_it_has_learnt_from(tmp_path, mine, words):
+    theirs = cfg.DataConfig(phantom=cfg.PhantomConfig(seed=5), fold=3, num_folds=10)
+    (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict(cfg.Config(data=theirs))))
+    (tmp_path / "learnt.json").write_text('{"phantom": true, "drawn_odds": 1.0, "phantom_seeds": [5]}')
+    asked = cfg.Config(data=dataclasses.replace(theirs, **mine))
+    if words:
+        with pytest.raises(ConfigError, match=words):
+            check_asked(tmp_path, asked)
+    else:
+        check_asked(tmp_path, asked)

@@ -324,7 +324,8 @@ def _nearest(mask: np.ndarray, where: Plan, layout: CropLayout) -> np.ndarray:
     out = np.empty(layout.shape, np.uint8)
     limit = np.array(mask.shape)
     for target, origin in zip(out, where.origin, strict=True):
-        voxel = np.floor(plane + origin + 0.5).astype(int)
+        # Halfway is up, though spacings may differ in the seventh digit: DICOM has decimals, NIfTI single precision.
+        voxel = np.floor(np.round(plane + origin, 3) + 0.5).astype(int)
         inside = ((voxel >= 0) & (voxel < limit)).all(-1)
         z, y, x = np.moveaxis(np.clip(voxel, 0, limit - 1), -1, 0)
         target[:] = (mask[z, y, x] == where.level) & inside

@@ -174,8 +174,8 @@ def _notes(aligned: Aligned, num_folds: int) -> list[str]:
         )
     elif len(present) == 1:
         notes.append(
-            "One fold alone: nothing can be chosen on other folds; thresholds are 0.5, nothing is calibrated, and what "
-            "is not visible is filled with 0.5."
+            "One fold alone: nothing can be chosen on other folds; thresholds are 0.5, nothing is calibrated, what "
+            "is not visible is filled with 0.5, and ensemble-rank is left out."
         )
     return notes
 
@@ -212,7 +212,7 @@ def _row(
         "not_visible": {"count": sum(map(len, hidden.values())), "cells": hidden},
         "figures": scored.figures(),
         "thresholds": {
-            group: {"source": t.source, "of_fold": {str(k): value for k, value in t.value.items()}}
+            group: {"source": t.sources(), "of_fold": {str(k): value for k, value in t.value.items()}}
             for group, t in scored.thresholds.items()
         },
         "calibration": {

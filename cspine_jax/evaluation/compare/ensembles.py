@@ -31,6 +31,8 @@ class Ensembles(NamedTuple):
 def ensembles(members: Mapping[str, np.ndarray], labels: np.ndarray, fold: np.ndarray) -> Ensembles:
     """All four. A member that has no probability of a level is left out of that level's mean.
 
+    Where a fold has no others to rank among there are three: without `ensemble-rank`.
+
     Args:
         members: name -> `[S, 8]` clinical probabilities, NaN where not visible; at least two.
         labels: `[S, 8]` 0 / 1; read by the rank mean (to make it a probability) and the weighted mean, of other folds
@@ -39,15 +41,10 @@ def ensembles(members: Mapping[str, np.ndarray], labels: np.ndarray, fold: np.nd
     """
     stack = np.stack(list(members.values()))
     weighted, weights = _weighted(stack, list(members), labels, fold)
-    return Ensembles(
-        {
-            PREFIX + "mean": mean_known(stack),
-            PREFIX + "logit": expit(mean_known(logit(stack))),
-            PREFIX + "rank": _rank_mean(stack, labels, fold),
-            PREFIX + "weighted": weighted,
-        },
-        weights,
-    )
+    tables = {PREFIX + "mean": mean_known(stack), PREFIX + "logit": expit(mean_known(logit(stack)))}
+    if all(others.any() for _, _, others in each_fold(fold)):
+        tables[PREFIX + "rank"] = _rank_mean(stack, labels, fold)
+    return Ensembles({**tables, PREFIX + "weighted": weighted}, weights)
 
 
 def mean_known(stack: np.ndarray) -> np.ndarray:

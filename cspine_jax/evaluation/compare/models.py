@@ -34,7 +34,7 @@ class Model:
         p: `[S, 8]` clinical probabilities; NaN where a level is not visible.
         tta: `[S, 7]` spread over test-time augmentations, NaN where there is none; None if the model offers none.
         cost: what its runs took, see `cost_of`.
-        validation: `(uids, [S', 8])` what its only fold says of its validation studies; None with several folds.
+        validation: fold -> `(uids, [S', 8])`, what it says of its validation studies; of those folds that left it.
         by_masks: whose masks show it where the vertebrae are, in the studies it is tested on; "" where none do.
     """
 
@@ -44,7 +44,7 @@ class Model:
     p: np.ndarray
     tta: np.ndarray | None = None
     cost: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    validation: Table | None = None
+    validation: Mapping[int, Table] = dataclasses.field(default_factory=dict)
     by_masks: str = ""
 
     @property
@@ -97,7 +97,7 @@ def join_folds(
         np.concatenate([np.asarray(table, np.float64) for _, table in folds.values()]),
         spread,
         cost or {},
-        (validation or {}).get(next(iter(folds))) if len(folds) == 1 else None,
+        validation or {},
         by_masks,
     )
 
@@ -202,11 +202,15 @@ def align(models: Sequence[Model], labels: Mapping[str, np.ndarray], num_folds: 
 
 def _with_validation(found: Aligned, models: Sequence[Model], labels: Mapping[str, np.ndarray]) -> Aligned:
     """With one fold there are no others to choose by: its validation studies follow, where every model has them."""
-    tables = [dict(zip(*model.validation, strict=True)) if model.validation else {} for model in models]
+    k = int(found.fold[0])
+    given = {m.name: (m.uids, m.p) if m.outside else m.validation.get(k, ([], [])) for m in models}
+    tables = [dict(zip(*table, strict=True)) for table in given.values()]
     common = set(tables[0]).intersection(*tables[1:]) & labels.keys() - set(found.uids)
     uids = sorted(common)
     if not uids:
-        return found
+        without = [name for name, (table, _) in given.items() if not set(table) - set(found.uids)]
+        why = f"Nothing is known of validation studies in fold {k} of {', '.join(without) or 'all models alike'}."
+        return dataclasses.replace(found, notes=[*found.notes, why])
     truth = np.stack([labels[uid] for uid in uids])
     return Aligned(
         found.uids + uids,

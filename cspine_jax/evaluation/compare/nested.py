@@ -54,20 +54,29 @@ class Thresholds:
 
     Attributes:
         value: fold -> threshold.
-        source: "other folds", "validation studies" or "default".
+        source: fold -> "other folds", "validation studies" or "default".
         yes: bool `[S, G]`, the decisions: at or above the threshold of the study's fold.
         of_study: `[S]` the threshold of its fold.
     """
 
     value: dict[int, float]
-    source: str
+    source: dict[int, str]
     yes: np.ndarray
     of_study: np.ndarray
 
     def of(self, keep: np.ndarray) -> "Thresholds":
         """Of some studies, bool `[S]`, and the folds at or above 0."""
-        tested = {k: value for k, value in self.value.items() if k >= 0}
-        return Thresholds(tested, self.source, self.yes[keep], self.of_study[keep])
+        value, source = ({k: x for k, x in each.items() if k >= 0} for each in (self.value, self.source))
+        return Thresholds(value, source, self.yes[keep], self.of_study[keep])
+
+    def sources(self) -> str:
+        """In one line: where all come from, or the folds of each origin."""
+        found: dict[str, list[int]] = {}
+        for k, name in self.source.items():
+            found.setdefault(name, []).append(k)
+        if len(found) == 1:
+            return next(iter(found))
+        return ", ".join(f"{name}: fold {' '.join(map(str, folds))}" for name, folds in found.items())
 
 
 def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.ndarray | None = None) -> Thresholds:
@@ -80,17 +89,15 @@ def thresholds(labels: np.ndarray, p: np.ndarray, fold: np.ndarray, known: np.nd
         known: bool `[S, G]`, False where p was filled in; such a cell is decided on, but chooses nothing: what it was
             filled with has seen the labels of the fold that the threshold is for. None where all are known.
     """
-    value, at = {}, np.empty(len(fold))
-    source = "validation studies" if (fold < 0).any() else "other folds"
+    value, source, at = {}, {}, np.empty(len(fold))
+    others_are = "validation studies" if (fold < 0).any() else "other folds"
     for k, own, others in each_fold(fold):
         y, q = labels[others].ravel(), p[others].ravel()
         if known is not None:
             y, q = y[known[others].ravel()], q[known[others].ravel()]
-        value[k] = 0.5
+        value[k], source[k] = 0.5, "default"
         if y.any() and not y.all():
-            value[k] = metrics.best_f1_threshold(y, q)[0]
-        else:
-            source = "default"
+            value[k], source[k] = metrics.best_f1_threshold(y, q)[0], others_are
         at[own] = value[k]
     return Thresholds(value, source, p >= at[:, None], at)
 

@@ -56,9 +56,12 @@ def write_report(path: Path, found: Comparison, title: str) -> None:
         title: of the page.
     """
     facts = found.facts
+    elsewhere = ", ".join(row.name for row in found.rows.values() if row.kind == "outside table")
+    files = [f"{name}: {what}" for name, what in FILES.items() if found.spread is not None or name != "uncertainty.csv"]
     what = (
         f"{len(facts['rows'])} tables on the same {facts['studies']} studies ({facts['patients_fractured']} fractured, "
-        f"{facts['vertebrae_fractured']} vertebrae), each study predicted by a model that did not learn from it; "
+        f"{facts['vertebrae_fractured']} vertebrae), each study predicted by a model that did not learn from it"
+        f"{f' (of {elsewhere}, and of ensembles with it, this is not known)' if elsewhere else ''}; "
         f"{len(facts['folds'])} of {facts['num_folds']} folds. Data: {facts['data']}. Intervals: {facts['interval']}."
     )
     scored = [row for row in found.rows.values() if row.kind != "constant"]
@@ -74,7 +77,7 @@ def write_report(path: Path, found: Comparison, title: str) -> None:
         page.section("Does uncertainty point at the errors?", _uncertainty(facts)),
         page.section("Cost", _cost(facts)),
         page.section("Published figures, on other data", _published()),
-        page.section("Files beside this page", _list([f"{name}: {what}" for name, what in FILES.items()])),
+        page.section("Files beside this page", _list(files)),
         page.section("Limits", _list(LIMITS)),
     ]
     page.write_page(path, title, parts)
@@ -155,7 +158,7 @@ def _title(key: str) -> str:
 
 def _thresholds(entry: Mapping[str, Any]) -> str:
     values = " ".join(f"{value:.2f}" for value in entry["of_fold"].values())
-    return f"{values}{' (default)' if entry['source'] == 'default' else ''}"
+    return values + (f" ({entry['source']})" if "default" in entry["source"] else "")
 
 
 def _calibration(facts: Mapping[str, Any], rows: list[Row], labels: np.ndarray) -> str:

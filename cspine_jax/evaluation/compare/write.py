@@ -1,6 +1,7 @@
 """The files of a comparison."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ def write_comparison(out: Path, found: Comparison, title: str = "Comparison") ->
         title: of the page.
     """
     out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "tables", ignore_errors=True)  # of models that an earlier call compared
+    (out / "uncertainty.csv").unlink(missing_ok=True)
     aligned = found.aligned
     where = aligned.uids, aligned.fold
     for name, row in found.rows.items():

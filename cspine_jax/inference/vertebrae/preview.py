@@ -6,6 +6,7 @@ import numpy as np
 
 from cspine_jax.anatomy import LABEL_VALUES
 from cspine_jax.ct import Volume
+from cspine_jax.inference.findings import slice_name
 from cspine_jax.inference.vertebrae.result import ABSENT, CUT_OFF, Vertebra, Vertebrae
 
 WINDOW_LEVEL, WINDOW_WIDTH = 350.0, 1700.0
@@ -49,7 +50,7 @@ def draw_preview(path: Path, volume: Volume, found: Vertebrae, note: str) -> Non
         ax = figure.add_axes((0.42 + 0.145 * (k % 4), 0.48 - 0.42 * (k // 4), 0.14, 0.42))
         z = round(v.centroid[0])
         part = _around(v, volume)
-        _show(ax, volume.hu[z][part], found.labels[z][part], dy / dx, _title(v, z))
+        _show(ax, volume.hu[z][part], found.labels[z][part], dy / dx, _title(v, z, int(volume.slice_numbers[z])))
     figure.text(0.5, 0.965, _headline(found), color="white", fontsize=14, ha="center")
     figure.text(0.5, 0.015, note, color="white", fontsize=11, ha="center")
     figure.savefig(path, dpi=75, facecolor="black")
@@ -63,8 +64,8 @@ def _headline(found: Vertebrae) -> str:
     return f"{named[0]} to {named[-1]}" + (f"; {', '.join(states)}" if states else "")
 
 
-def _title(v: Vertebra, z: int) -> str:
-    return f"{v.name}  p = {v.confidence:.2f}  slice {z}" + (f"  {CUT_OFF}" if v.state == CUT_OFF else "")
+def _title(v: Vertebra, z: int, number: int) -> str:
+    return f"{v.name}  p = {v.confidence:.2f}  {slice_name(z, number)}" + (f"  {CUT_OFF}" if v.state == CUT_OFF else "")
 
 
 def _box(volume: Volume, there: list[Vertebra]) -> tuple[slice, slice, slice]:
