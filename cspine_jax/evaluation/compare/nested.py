@@ -66,7 +66,8 @@ class Thresholds:
 
     def of(self, keep: np.ndarray) -> "Thresholds":
         """Of some studies, bool `[S]`, and the folds at or above 0."""
-        value, source = ({k: x for k, x in each.items() if k >= 0} for each in (self.value, self.source))
+        value = {k: x for k, x in self.value.items() if k >= 0}
+        source = {k: x for k, x in self.source.items() if k >= 0}
         return Thresholds(value, source, self.yes[keep], self.of_study[keep])
 
     def sources(self) -> str:
