@@ -17,9 +17,9 @@ cut by the true masks, which 87 studies have. For all 2,019 segment every one of
 `part.csv` (`datasets/rsna_cspine/README.md`).
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes,
 which also teach where the break is, five of ten positions a training step, a vertebra the mean of the two highest.
-`phantom-more` goes on from its run of the same fold (`cspine compare` with both, `--workdir runs/compare`), 2,000 steps
-more at half the rate, and two training crops in five show nothing but bone (`augment.bone_only`). `phantom-staged` is
-the gold that comes with the package, whose encoder stays as it is; what stands on it learns 150 steps on.
+`phantom-more` goes on from the gold that comes with the package (`package:gold`, other phantoms), 1,200 steps at half
+the rate, and two training crops in five show nothing but bone (`augment.bone_only`). `phantom-staged` is that gold
+with its encoder as it is; what stands on it learns 150 steps on.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 70 GB of crops (350 at 512 px, where
 `--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3

@@ -11,8 +11,10 @@ prod(1 - max)) + 0.01 max + 0.6 of its own output. Levels without a crop are pad
 labels of slices (`full`: the vertebra's; `phantom`: by the boxes) among it.
 `full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
-Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px; `study.chunk=15` for less
-memory); `phantom` 1,200 steps of 4 patients on two CPU cores; `smoke` seconds.
+A step sees eight patients, since the patient's head normalises over them (of two, each unit would be +1 or -1).
+
+Cost: `full` 2,019 patients, 50 epochs of 150 steps of 8 patients (840 slices of 224 px, 15 of each patient in memory at
+a time); `phantom` 1,200 steps of 8 patients on two CPU cores; `smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97; document C gives gold a loss of .2047. `full` was not
 run here: the data need a licence.
 """

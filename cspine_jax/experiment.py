@@ -148,9 +148,10 @@ class Experiment:
             self._prepared = True
 
     def _best(self) -> Trained:
-        params, stats, step = load_best(self.kind.task, self.workdir, self.placement)
         if self._evaluator is None:
+            self.placement = place()  # nothing was trained: all devices, whatever a training batch is
             self._evaluator = evaluator(self.kind.task, self.placement)
+        params, stats, step = load_best(self.kind.task, self.workdir, self.placement)
         plain, of_view = self._evaluator, evaluator(self.kind.task, self.placement)
 
         def run(batches: Iterable[Batch], step_of: Once = plain) -> dict[str, np.ndarray]:

@@ -140,17 +140,19 @@ def is_finished(job: Job) -> bool:
         )
     cost = _json(job.workdir / COST) or {}
     there = all((job.workdir / name).is_file() for name in (PREDICTIONS, LABELS))
-    return bool(cost.get("finished")) and there and not _evaluated_otherwise(job)
+    return bool(cost.get("finished")) and there and not evaluated_otherwise(job)
 
 
-def _evaluated_otherwise(job: Job) -> bool:
+def evaluated_otherwise(job: Job) -> bool:
     """Whether what is there is of other views (`eval.tta`), or of an older version and so on another scale.
 
-    That left in the probabilities what is drawn more often in training.
+    That left in the probabilities what is drawn more often in training, and of slice models no validation table.
     """
+    metrics = _json(job.workdir / METRICS) or {}
     if job.config.task not in STUDY_LEVEL:
-        return False
-    seen = (_json(job.workdir / METRICS) or {}).get("seen", {})
+        validated = metrics.get("counts", {}).get("validation", {}).get("slices", 0)
+        return bool(validated) and not (job.workdir / VALIDATION).is_file()
+    seen = metrics.get("seen", {})
     if seen.get("tta", 0) != job.config.eval.tta:
         return True
     return bool(job.config.study.fractured_fraction) and "drawn_odds" not in seen

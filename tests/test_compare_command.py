@@ -148,7 +148,7 @@ def test_a_run_whose_drawing_of_examples_is_still_in_its_answers_is_evaluated_ag
     assert call() == 1 and calls(w)["a/fold1"] == 2
 
 
-def test_a_run_that_was_asked_for_other_views_is_evaluated_again(fake):
+def test_a_run_that_was_asked_for_other_views_is_evaluated_again(fake, capsys):
     w, call = fake
     recipe = w.parent / "a.py"
     recipe.write_text(recipe.read_text().replace("{'name'", "{'task': 'crops', 'name'"))
@@ -156,9 +156,28 @@ def test_a_run_that_was_asked_for_other_views_is_evaluated_again(fake):
     for k in range(3):
         (w / "a" / f"fold{k}" / "evaluation" / "metrics.json").write_text('{"seen": {"tta": 2}}')
     assert call("--set", "eval.tta=2", recipes=("a",)) == 0 and sum(calls(w).values()) == 3
+    capsys.readouterr()
     assert call("--no-run", recipes=("a",)) == 2  # made with two views, asked for none
+    assert "fold 0 (to be evaluated again: by other views, or by an older version)" in capsys.readouterr().err
     call(recipes=("a",))
     assert sum(calls(w).values()) == 6
+
+
+def test_a_slice_run_without_the_table_of_its_validation_studies_is_evaluated_again(fake):
+    w, call = fake
+    assert call(recipes=("a",)) == 0
+    evaluation = w / "a" / "fold1" / "evaluation"
+    (evaluation / "metrics.json").write_text('{"counts": {"validation": {"slices": 9}}}')
+    call(recipes=("a",))
+    assert calls(w) == {"a/fold0": 1, "a/fold1": 2, "a/fold2": 1}
+
+
+def test_a_table_that_this_call_would_overwrite_is_refused(fake, capsys):
+    w, call = fake
+    assert call(recipes=("a",)) == 0
+    table = w / "comparison" / "tables" / "a" / "oof.csv"
+    assert call("--predictions", f"x={table}", recipes=("a",)) == 2
+    assert "lies where this call writes its own; copy it elsewhere" in capsys.readouterr().err and table.is_file()
 
 
 def test_what_predicts_no_fractures_is_refused_before_anything_runs(fake, capsys):

@@ -19,6 +19,7 @@ from cspine_jax.run_folds import (
     Job,
     command,
     cost_of,
+    evaluated_otherwise,
     is_finished,
     plan,
     run_jobs,
@@ -63,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "nothing to compare: give recipes, e.g. configs/quickstart.py, or --predictions name=file.csv"
         )
+    for name, path in outside.items():
+        if (root / OUT).resolve() in Path(path).expanduser().resolve().parents:
+            raise ConfigError(f"--predictions {name}={path}: lies where this call writes its own; copy it elsewhere")
     if args.markdown:
         comparing.check_marks(Path(args.markdown))
     # What can be read now is read now: a mistake should not show after days of training.
@@ -146,8 +150,13 @@ def _all(jobs: Mapping[str, Sequence[Job]]) -> list[Job]:
 def _why(runs: Sequence[Job], done: Sequence[Job], failed: Mapping[tuple[str, int], str]) -> str:
     """Which folds are missing, and what each said."""
     missing = [job for job in runs if job not in done]
-    said = [f"fold {job.fold} ({failed.get((job.name, job.fold), 'not run')})" for job in missing]
+    said = [f"fold {job.fold} ({failed.get((job.name, job.fold)) or _not_run(job)})" for job in missing]
     return f"{len(missing)} of {len(runs)} folds are missing: {', '.join(said)}"
+
+
+def _not_run(job: Job) -> str:
+    evaluated = (job.workdir / PREDICTIONS).is_file() and evaluated_otherwise(job)
+    return "to be evaluated again: by other views, or by an older version" if evaluated else "not run"
 
 
 def _model(name: str, done: Sequence[Job], shared: Set[int]) -> comparing.Model:

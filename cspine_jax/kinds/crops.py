@@ -10,7 +10,7 @@ import numpy as np
 from cspine_jax.anatomy import TARGETS
 from cspine_jax.config import Config
 from cspine_jax.data.build import SKIPPED_FILE, folds_there
-from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_boxes, crops_path
+from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_cut, crops_path
 from cspine_jax.data.crops.masks import masked
 from cspine_jax.data.loader import split_studies
 from cspine_jax.data.metadata import METADATA_FILE
@@ -80,7 +80,7 @@ def find_crops(config: Config) -> Path:
     if data.data_dir and not data.manual_dir:
         there = crops_path(data.data_dir, config.crops)
         if there.is_dir():
-            check_boxes(there)
+            check_cut(there)
             say(f"data: crops {there}")
             return there
     source = find_folder(data)

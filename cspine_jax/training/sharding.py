@@ -76,7 +76,10 @@ def place(devices: Sequence[Any] | None = None, rows: int = 0) -> Placement:
     devices = list(jax.devices() if devices is None else devices)
     if rows:
         devices = dividing(devices, rows)
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    if len(devices) == jax.device_count():
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    else:  # of a TPU's that would have to be a cuboid
+        mesh = jax.sharding.Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
     return Placement(mesh, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
 
 

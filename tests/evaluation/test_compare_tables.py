@@ -259,7 +259,7 @@ def test_the_fold_that_all_share_is_chosen_for_by_its_own_validation_studies():
 
     bare = join_folds("bare", {0: part(fold == 0)})
     lone = align([*models, bare], known, 5)
-    assert lone.tested.all() and lone.notes[-1] == "Nothing is known of validation studies in fold 0 of bare."
+    assert lone.tested.all() and lone.notes[-1] == "Nothing is chosen by validation studies: in fold 0 bare left none."
     facts = compare([*models, bare], known, num_folds=5, data="phantom", settings=Settings(resamples=0)).facts
     assert "ensemble-rank" not in facts["rows"] and "ensemble-mean" in facts["rows"]
 

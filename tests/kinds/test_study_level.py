@@ -209,6 +209,10 @@ def test_a_model_of_levels_starts_from_the_encoder_of_one_of_vertebrae(gold, odd
     with pytest.raises(DataError, match="no encoder of its gold on tiny, 4 channels fits this gold on tiny, 6 channel"):
         started(shrunk("gold_type1", odd_folder[0], tmp_path, **wider), placement)
 
+    other = Experiment(shrunk("gold_type1", odd_folder[0], tmp_path, data={"fold": 1}), workdir)
+    for ask in (other.evaluate, other.predict):
+        with pytest.raises(ConfigError, match="this run is of fold 0 of 3, asked for is 1 of 3"):
+            ask()
     from_gold = {"train": {"init_from": str(workdir)}}
     other_fold = shrunk("levels", odd_folder[0], tmp_path, data={"fold": 1}, **from_gold)
     with pytest.raises(ConfigError, match=r"is of fold 0 of 3, this one of 1 of 3: it has learnt from studies"):

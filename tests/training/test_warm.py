@@ -185,15 +185,18 @@ def test_a_run_on_the_same_people_dealt_otherwise_is_refused(tmp_path, mine, the
         ({"fold": 3, "num_folds": 10}, ""),
         ({"fold": 0, "num_folds": 10}, r"of fold 3 of 10, asked for is 0 of 10.*--config\.data\.fold=3"),
         ({"fold": 0, "num_folds": 5}, "of fold 3 of 10, asked for is 0 of 5"),
-        ({"fold": 0, "phantom": cfg.PhantomConfig(seed=5, studies=40)}, "of fold 3 of 10"),
+        ({"phantom": cfg.PhantomConfig(seed=5, studies=40)}, "has learnt from phantoms of seed 5"),
+        ({"fold": 0, "phantom": cfg.PhantomConfig(seed=5, studies=40)}, "has learnt from phantoms of seed 5"),
+        ({"phantom": cfg.PhantomConfig(seed=4)}, "has learnt from phantoms of seed 4"),  # what it started from has
         ({"fold": 0, "phantom": cfg.PhantomConfig(seed=6)}, ""),
         ({"fold": 0, "manual_dir": "/a/hospital"}, ""),
+        ({"fold": 0, "data_dir": "/records/of/one"}, ""),
     ],
 )
 def test_a_run_is_not_asked_about_a_fold_that_it_has_learnt_from(tmp_path, mine, words):
     theirs = cfg.DataConfig(phantom=cfg.PhantomConfig(seed=5), fold=3, num_folds=10)
     (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict(cfg.Config(data=theirs))))
-    (tmp_path / "learnt.json").write_text('{"phantom": true, "drawn_odds": 1.0, "phantom_seeds": [5]}')
+    (tmp_path / "learnt.json").write_text('{"phantom": true, "drawn_odds": 1.0, "phantom_seeds": [4, 5]}')
     asked = cfg.Config(data=dataclasses.replace(theirs, **mine))
     if words:
         with pytest.raises(ConfigError, match=words):

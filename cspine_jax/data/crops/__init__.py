@@ -5,8 +5,8 @@
 jax.
 """
 
-from cspine_jax.data.crops.build import build_crops, check_boxes, crops_path
+from cspine_jax.data.crops.build import build_crops, check_cut, crops_path
 from cspine_jax.data.crops.layout import CropLayout
 from cspine_jax.data.crops.table import CropTable
 
-__all__ = ["CropLayout", "CropTable", "build_crops", "check_boxes", "crops_path"]
+__all__ = ["CropLayout", "CropTable", "build_crops", "check_cut", "crops_path"]

@@ -76,14 +76,18 @@ def build_crops(
 _LATER = ("boxed", "box", "has_boxes")
 """Columns that crops lack whose metadata name no columns."""
 
-_BOXES = "nearest"
-"""Which boxes are a position's, see `cut.boxed`: crops that say nothing have those of one slice only."""
+_CUT = {"boxes": "nearest", "strays": "left out"}
+"""Which boxes are a position's (`cut.boxed`), and what of a mask a crop is about (`cut.STRAY`): of crops of today."""
 
-_OTHER_BOXES = "by an older version, which gave boxes to other positions"
+_ONCE = {
+    "boxes": "by an older version, which gave boxes to other positions",
+    "strays": "by an older version, whose planes stray voxels of a mask moved",
+}
+"""How those were made whose metadata say nothing of it."""
 
 
-def check_boxes(path: Path) -> None:
-    """Refuses crops of `cspine build` from before `_BOXES`; those of TFDS's own command do not say.
+def check_cut(path: Path) -> None:
+    """Refuses crops of `cspine build` from before `_CUT`; those of TFDS's own command do not say.
 
     Raises:
         DataError: what to do about them.
@@ -93,8 +97,9 @@ def check_boxes(path: Path) -> None:
         made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); build the crops again with --overwrite") from None
-    if made is not None and made.get("boxes") != _BOXES:
-        raise DataError(f"{path}: made {_OTHER_BOXES}; build it again: cspine build --crops ... --overwrite")
+    for name, today in _CUT.items() if made is not None else ():
+        if made.get(name) != today:
+            raise DataError(f"{path}: made {_ONCE[name]}; build it again: cspine build --crops ... --overwrite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +120,8 @@ class Crops:
         return masks.masked(read_tables(manual_dir, num_folds), self.masks, identity)
 
     def parameters(self, tables: Tables) -> dict[str, Any]:
-        """The masks decide the crops too; records without a column of today, or with other boxes, are refused."""
-        return {"masks": masks.fingerprint(tables), "columns": _names(), "boxes": _BOXES}
+        """The masks decide the crops too; records without a column of today, or cut otherwise, are refused."""
+        return {"masks": masks.fingerprint(tables), "columns": _names(), **_CUT}
 
     def facts(self, tables: Tables) -> dict[str, Any]:
         """Where the masks were."""
@@ -127,8 +132,8 @@ class Crops:
         if name == "columns":
             missing = [name for name in _names() if name not in there["columns"]] if "columns" in there else _LATER
             return f"the volumes by an older version, without {', '.join(missing)}" if missing else None
-        if name == "boxes":
-            return f"the volumes {_OTHER_BOXES}"
+        if name in _CUT:
+            return f"the volumes {_ONCE[name]}"
         if name != "masks":
             return None
         return f"other masks than those now in {self.masks!r} (built from {there.get('masks_from', 'others')!r})"

@@ -18,7 +18,7 @@ STEEPEST = 60.0
 """Degrees between spine and z axis up to which a direction is believed; beyond, centroids are of something else."""
 
 STRAY = 0.01
-"""Share of a label's voxels below which what lies apart from the rest is a slip of the pencil."""
+"""Share of a label's voxels up to which what lies apart from the rest is a slip of the pencil."""
 
 _HU_MIN, _HU_MAX = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 _REACH = 2  # levels up and down in which a neighbour is looked for
@@ -86,9 +86,13 @@ def _without_strays(mask: np.ndarray, label: int, box: tuple[slice, ...]) -> tup
         if not len(gaps):
             continue
         count = there.sum(others)
-        runs = [run for run in np.split(filled, gaps + 1) if count[run].sum() >= STRAY * count.sum()]
-        if not runs:  # dust everywhere
-            continue
+        runs, spare = np.split(filled, gaps + 1), STRAY * count.sum()
+        while len(runs) > 1:
+            end = 0 if count[runs[0]].sum() <= count[runs[-1]].sum() else -1
+            spare -= count[runs[end]].sum()
+            if spare < 0:
+                break
+            del runs[end]
         low, high = int(runs[0][0]), int(runs[-1][-1]) + 1
         there = there[tuple(slice(low, high) if a == axis else slice(None) for a in range(3))]
         box = tuple(slice(s.start + low, s.start + high) if a == axis else s for a, s in enumerate(box))

@@ -42,7 +42,7 @@ def ensembles(members: Mapping[str, np.ndarray], labels: np.ndarray, fold: np.nd
     stack = np.stack(list(members.values()))
     weighted, weights = _weighted(stack, list(members), labels, fold)
     tables = {PREFIX + "mean": mean_known(stack), PREFIX + "logit": expit(mean_known(logit(stack)))}
-    if all(others.any() for _, _, others in each_fold(fold)):
+    if all(others.any() for k, _, others in each_fold(fold) if k >= 0):
         tables[PREFIX + "rank"] = _rank_mean(stack, labels, fold)
     return Ensembles({**tables, PREFIX + "weighted": weighted}, weights)
 

@@ -209,7 +209,8 @@ def _with_validation(found: Aligned, models: Sequence[Model], labels: Mapping[st
     uids = sorted(common)
     if not uids:
         without = [name for name, (table, _) in given.items() if not set(table) - set(found.uids)]
-        why = f"Nothing is known of validation studies in fold {k} of {', '.join(without) or 'all models alike'}."
+        whose = f"{', '.join(without)} left none" if without else "no labelled ones are in all tables"
+        why = f"Nothing is chosen by validation studies: in fold {k} {whose}."
         return dataclasses.replace(found, notes=[*found.notes, why])
     truth = np.stack([labels[uid] for uid in uids])
     return Aligned(

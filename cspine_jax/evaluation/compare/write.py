@@ -1,7 +1,6 @@
 """The files of a comparison."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from cspine_jax.evaluation.compare.report import write_report
 from cspine_jax.metrics.conformal import SETS
 from cspine_jax.metrics.intervals import plain
 
+TABLES = ("oof.csv", "calibrated.csv", "score_optimal.csv", "conformal_sets.csv")
+
 
 def write_comparison(out: Path, found: Comparison, title: str = "Comparison") -> None:
     """Writes `comparison.html`, `comparison.csv`, `comparison.json`, `uncertainty.csv` and `tables/<model>/*.csv`.
@@ -25,8 +26,11 @@ def write_comparison(out: Path, found: Comparison, title: str = "Comparison") ->
         title: of the page.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / "tables", ignore_errors=True)  # of models that an earlier call compared
-    (out / "uncertainty.csv").unlink(missing_ok=True)
+    for old in (out / "uncertainty.csv", *(path for name in TABLES for path in (out / "tables").glob(f"*/{name}"))):
+        old.unlink(missing_ok=True)  # of models that an earlier call compared
+    for folder in (out / "tables").glob("*/"):
+        if not any(folder.iterdir()):
+            folder.rmdir()
     aligned = found.aligned
     where = aligned.uids, aligned.fold
     for name, row in found.rows.items():
@@ -34,10 +38,9 @@ def write_comparison(out: Path, found: Comparison, title: str = "Comparison") ->
             continue
         folder = out / "tables" / name
         sets = np.where(row.sets >= 0, np.array(SETS, object)[row.sets], "")
-        write_table(folder / "oof.csv", *where, row.raw, TARGETS)
-        write_table(folder / "calibrated.csv", *where, row.calibrated, TARGETS)
-        write_table(folder / "score_optimal.csv", *where, row.optimal, TARGETS)
-        write_table(folder / "conformal_sets.csv", *where, sets, VERTEBRAE)
+        values = row.raw, row.calibrated, row.optimal, sets
+        for name_of_file, table in zip(TABLES, values, strict=True):
+            write_table(folder / name_of_file, *where, table, VERTEBRAE if table is sets else TARGETS)
     if found.spread is not None:
         write_table(out / "uncertainty.csv", *where, found.spread, VERTEBRAE)
     write_csv(out / "comparison.csv", found.facts)
