@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from cspine_jax.config import Config, to_dict
+from cspine_jax.data.lock import BusyError
 from cspine_jax.kinds import Trained, kind_of
 from cspine_jax.training.checkpoint import load_best
 from cspine_jax.training.evaluate import run_pass
@@ -28,6 +29,9 @@ from cspine_jax.training.task import Batch
 from cspine_jax.training.warm import check_asked, check_start, learnt_by_start
 from cspine_jax.training.workdir import check_same, only_process, say, write_text
 from cspine_jax.training.writer import Writer, read_lines
+
+WAIT = 5.0
+"""Seconds between two looks at records that another host builds."""
 
 HARMLESS = (
     "name",
@@ -44,6 +48,11 @@ HARMLESS = (
     "eval.",
 )
 """Fields (and groups) that may change between two calls on one work folder: they do not change what is learnt."""
+
+
+def harmless(config: Config) -> tuple[str, ...]:
+    """`HARMLESS` in this configuration: records given alone say which studies are learnt from."""
+    return tuple(name for name in HARMLESS if config.data.manual_dir or name != "data.data_dir")
 
 
 class Experiment:
@@ -65,7 +74,7 @@ class Experiment:
 
     def train(self) -> None:
         """Makes the data where needed, then trains or resumes; see `training.loop.fit` for what is written."""
-        check_same(self.workdir, self.config, ignore=HARMLESS)
+        check_same(self.workdir, self.config, ignore=harmless(self.config))
         if not (self.workdir / "checkpoints").exists():
             check_start(self.config)  # before hours of data, and before this folder is of this configuration
         self._prepare()
@@ -133,7 +142,7 @@ class Experiment:
         parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         say(f"wall time: {wall:.0f} s ({parts}); compilation {compiling:.0f} s, {compiling / wall:.0%} of it")
         step = max((line["step"] for line in read_lines(self.workdir / "metrics.jsonl")), default=0)
-        with Writer(self.workdir, step) as writer:
+        with Writer(self.workdir, None) as writer:
             seconds = {f"{name}_seconds": round(x, 2) for name, x in self.seconds.items()}
             writer.write(step, "run", {"seconds": round(wall, 2), "compile_seconds": round(compiling, 2), **seconds})
 
@@ -144,8 +153,14 @@ class Experiment:
     def _prepare(self) -> None:
         if not self._prepared:
             with self._timed("data"):
-                self.kind.prepare()
-            self._prepared = True
+                while not self._prepared:
+                    try:
+                        self.kind.prepare()
+                        self._prepared = True
+                    except BusyError:
+                        if jax.process_count() == 1:
+                            raise
+                        time.sleep(WAIT)  # another host of this job builds them
 
     def _best(self) -> Trained:
         if self._evaluator is None:

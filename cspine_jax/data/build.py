@@ -27,7 +27,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from cspine_jax import progress
 from cspine_jax.ct.identity import Identity, from_flag
 from cspine_jax.data import index
-from cspine_jax.data.features import DATASET_NAME, VERSION, Layout, RecordConfig, serialize
+from cspine_jax.data.features import DATASET_NAME, VERSION, VOLUMES, Layout, RecordConfig, serialize
 from cspine_jax.data.lock import Lock as _Lock
 from cspine_jax.data.metadata import METADATA_FILE, shard_name, write_metadata
 from cspine_jax.data.recipe import Made, Recipe
@@ -255,6 +255,8 @@ def _resume(work: Path, parameters: dict[str, Any], kind: index.Columns) -> set[
         path.unlink()
     if (work / _STAGING).is_dir():
         shutil.rmtree(work / _STAGING)
+    if (work / VOLUMES).is_dir():  # named by the numbers of studies, which may change now
+        shutil.rmtree(work / VOLUMES)
     if (work / index.INDEX_FILE).is_file():  # the last run, or a finished build, had begun to number its shards
         columns = index.split(index.load(work / index.INDEX_FILE), kind)
         for shard, study in enumerate(columns):

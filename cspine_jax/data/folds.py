@@ -24,6 +24,8 @@ def assign_folds(uids: Sequence[str], labels: np.ndarray, num_folds: int) -> np.
     Returns:
         int32 [S], the fold of each study.
     """
+    if not len(uids):
+        return np.zeros(0, np.int32)
     labels = np.asarray(labels, np.int64).reshape(len(uids), -1)
     hashes = [hashlib.sha256(uid.encode()).digest() for uid in uids]
     order = sorted(range(len(uids)), key=lambda study: (labels[study].tolist(), hashes[study]))

@@ -8,6 +8,10 @@ from cspine_jax import locks
 from cspine_jax.errors import DataError
 
 
+class BusyError(DataError):
+    """Another process writes these records now."""
+
+
 class Lock:
     """Of the records in one folder: many may look at them, or one may write. It dies with the process that holds it."""
 
@@ -28,7 +32,7 @@ class Lock:
     def share(self) -> None:
         """For a look at what is there; refused while another process writes."""
         if not locks.acquire(self._file, shared=True):
-            raise DataError(f"{self._folder}: another process is building these records; wait for it or stop it")
+            raise BusyError(f"{self._folder}: another process is building these records; wait for it or stop it")
 
     def take(self) -> None:
         """For writing; waits for those who merely look, which takes them moments."""

@@ -48,6 +48,11 @@ class Study:
     spacing_mm: np.ndarray
     notes: tuple[Note, ...]
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether boxes say where its fractures show: not if none of those in the table found its slice."""
+        return any(map(len, self.boxes))
+
 
 def load_study(entry: StudyEntry, size: int = 0, workers: int | None = None) -> Study:
     """Reads one study, its mask and its boxes.
@@ -107,7 +112,7 @@ def examples(study: Study, config: RecordConfig) -> Iterator[dict[str, Any]]:
         "has_mask": study.mask is not None,
         "labels": np.array(entry.labels or [0] * len(TARGETS), np.uint8),
         "has_labels": entry.labels is not None,
-        "has_boxes": bool(entry.boxes),
+        "has_boxes": study.has_boxes,
         "num_slices": depth,
         "spacing_mm": study.spacing_mm,
         "fold": entry.fold,

@@ -153,15 +153,18 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
     """Yields (line number, row) of a csv table.
 
     Raises:
-        DataError: one of `columns` is missing.
+        DataError: one of `columns` is missing, or it is no CSV table in UTF-8.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{path}: column {missing[0]} is missing; expected {','.join(columns)}")
-        for row in reader:
-            yield reader.line_num, row
+        try:
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{path}: column {missing[0]} is missing; expected {','.join(columns)}")
+            for row in reader:
+                yield reader.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: {error}; save it as CSV in UTF-8") from error
 
 
 def _read_labels(path: Path) -> dict[str, tuple[int, ...]]:

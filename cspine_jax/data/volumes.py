@@ -15,6 +15,7 @@ import numpy as np
 from cspine_jax import progress
 from cspine_jax.config import DataConfig, VolumeConfig
 from cspine_jax.ct.regrid import regrid, regrid_labels
+from cspine_jax.data.features import VOLUMES
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
 
@@ -37,7 +38,7 @@ class Volumes:
 
     def __init__(self, table: SliceTable, spacing_mm: float, *, spine_only: bool = False):
         self.table, self.spacing_mm, self.spine_only = table, spacing_mm, spine_only
-        self._folder = table.path / ".volumes" / f"{spacing_mm:g}mm{'-spine' if spine_only else ''}"
+        self._folder = table.path / VOLUMES / f"{spacing_mm:g}mm{'-spine' if spine_only else ''}"
 
     def prepare(self, studies: Sequence[int] | np.ndarray, workers: int = 0) -> None:
         """Resamples what has not been resampled yet; may be stopped and run again.

@@ -27,6 +27,9 @@ METRIC = "loss"
 """The name in the files of what checkpoints are chosen by, whatever it is: its lowest value is the best."""
 
 
+UNREADABLE = ".unreadable"
+
+
 class Checkpoints:
     """The checkpoints of one run; a context manager.
 
@@ -34,9 +37,11 @@ class Checkpoints:
         directory: made if absent.
         keep_last: newest ones kept.
         keep_best: best ones kept besides.
+        tidy: throw away what a killed run left half written; for the run itself alone, since what is half written may
+            be of one that is under way.
     """
 
-    def __init__(self, directory: str | Path, keep_last: int = 1, keep_best: int = 1):
+    def __init__(self, directory: str | Path, keep_last: int = 1, keep_best: int = 1, *, tidy: bool = False):
         self.directory = Path(directory).absolute()
         # orbax's own policies do not match its own protocols' types: Any
         policies: Any = ocp.training.preservation_policies
@@ -54,7 +59,7 @@ class Checkpoints:
             str(self.directory),
             save_decision_policy=decisions.FixedIntervalPolicy(1),
             preservation_policy=keep,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=tidy,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -110,7 +115,8 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read.
 
-        Unreadable ones are named in a warning and moved aside as `<step>.unreadable`.
+        Unreadable ones newer than it are named in a warning and moved aside as `<step>.unreadable`. Where none can be
+        read all stay: what is in the way may be the machine (memory, the file system), and pass.
 
         Args:
             abstract: `jax.ShapeDtypeStruct`s with shardings in the shape of the state.
@@ -119,7 +125,8 @@ class Checkpoints:
             (state, progress), or None where there is no checkpoint at all.
 
         Raises:
-            DataError: there are checkpoints, and none can be read, or they are of another network (and stay).
+            DataError: there are checkpoints, and none can be read, or they are of another network; or all were moved
+                aside.
         """
         wanted = {
             "model": {"params": abstract.params, "stats": abstract.stats},
@@ -127,6 +134,11 @@ class Checkpoints:
         }
         found = self._newest_readable(sorted(self.steps, reverse=True), wanted, set_aside=True)
         if found is None:
+            if aside := sorted(self.directory.glob(f"*{UNREADABLE}")):
+                raise DataError(
+                    f"{aside[-1]}: no other checkpoint is left; take the ending away to try it again, or start over in "
+                    "another --workdir"
+                )
             return None
         loaded, step = found
         model, optimizer = loaded["model"], loaded["optimizer"]
@@ -164,7 +176,7 @@ class Checkpoints:
     def _newest_readable(
         self, order: list[int], wanted: dict[str, Any], *, set_aside: bool = False
     ) -> tuple[dict[str, Any], int] | None:
-        reasons = []
+        reasons, failed = [], []
         for step in order:
             if difference := self._difference(step, wanted["model"]):
                 raise DataError(
@@ -173,11 +185,12 @@ class Checkpoints:
                 )
             loaded, reason = self._try(step, wanted)
             if loaded is not None:
+                for other in failed if set_aside else ():
+                    self._set_aside(other)
                 return loaded, step
+            failed.append(step)
             reasons.append(f"{self.path(step)} ({reason})")
             warnings.warn(f"checkpoint {reasons[-1]} cannot be read; trying the one before it", stacklevel=3)
-            if set_aside:
-                self._set_aside(step)
         if reasons:
             raise DataError(
                 f"{'; '.join(reasons)}: no readable checkpoint is left; to start over, give another --workdir"
@@ -214,7 +227,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
-            aside = self.directory / f"{step}.unreadable"
+            aside = self.directory / f"{step}{UNREADABLE}"
             shutil.rmtree(aside, ignore_errors=True)
             self.path(step).rename(aside)
         self._orbax.reload()

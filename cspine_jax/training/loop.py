@@ -16,7 +16,7 @@ from cspine_jax.training.checkpoint import Checkpoints
 from cspine_jax.training.counters import Counters, duration
 from cspine_jax.training.evaluate import run_pass
 from cspine_jax.training.optim import make_optimizer, make_schedule
-from cspine_jax.training.sharding import Placement, place
+from cspine_jax.training.sharding import Placement, agreed, place
 from cspine_jax.training.signals import Interrupted, StopSignals
 from cspine_jax.training.state import TrainState, abstract_state, init_state
 from cspine_jax.training.step import Once, evaluator, trainer
@@ -82,7 +82,7 @@ def fit(
 
     with (
         StopSignals() as signals,
-        Checkpoints(Path(workdir) / "checkpoints", train.keep_last, train.keep_best) as checkpoints,
+        Checkpoints(Path(workdir) / "checkpoints", train.keep_last, train.keep_best, tidy=True) as checkpoints,
     ):
         restored = checkpoints.restore(abstract_state(init, placement))
         counters = Counters(seed=config.seed)
@@ -150,11 +150,11 @@ class _Run:
             if done.finished:
                 self.checkpoints.wait()
                 return
-            if signals.caught is not None:
+            if (caught := agreed(signals.caught)) is not None:
                 if done.evaluated != done.step or done.step == 0:
                     self.save()  # an evaluated step is on disk already, and with its loss, which this would drop
                 self.checkpoints.wait()
-                raise Interrupted(signals.caught, done.step)
+                raise Interrupted(caught, done.step)
             self.step(train_step)
             if on_step is not None:
                 on_step(done.step)
@@ -207,13 +207,18 @@ class _Run:
             self.state.stats,
             self.loaders.validation(),
             self.placement,
-            stop=lambda: signals.caught is not None,
+            stop=lambda: agreed(signals.caught) is not None,
         )
         seconds = time.perf_counter() - started
         self.clock += seconds  # evaluation is not training time
         if result is None:
             return
         means, table = result
+        if not np.isfinite(means["loss"]):
+            raise CspineError(
+                f"optim.lr={self.config.optim.lr:g}: the validation loss is {means['loss']} at step {done.step}, which "
+                "is not kept; start anew in another --workdir with a lower optim.lr, or set optim.clip_norm"
+            )
         figures = {**means, **self.task.metrics(table), "seconds": round(seconds, 3)}
         self.writer.write(done.step, "validation", figures)
         self.show("validation", means["loss"])

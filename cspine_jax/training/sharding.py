@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 CLUSTER_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -27,6 +28,14 @@ def initialize_distributed() -> bool:
         jax.distributed.initialize()
         return True
     return False
+
+
+def agreed(signum: int | None) -> int | None:
+    """A signal that any host of the job has caught, the same on all: else one would stop while others wait for it."""
+    if jax.process_count() == 1:
+        return signum
+    found = multihost_utils.process_allgather(np.int32(signum or 0))
+    return int(found.max()) or None
 
 
 @dataclasses.dataclass(frozen=True)

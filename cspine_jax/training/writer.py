@@ -32,22 +32,25 @@ class Writer:
     Args:
         workdir: made if absent.
         step: the step a resumed run starts from; later lines of the run that died are dropped, so curves are
-            continuous and every step is there once.
+            continuous and every step is there once. None adds to what is there, whoever else is writing.
         enabled: False on all hosts of a job but the first.
     """
 
-    def __init__(self, workdir: str | Path, step: int = 0, enabled: bool | None = None):
+    def __init__(self, workdir: str | Path, step: int | None = 0, enabled: bool | None = None):
         self.enabled = jax.process_index() == 0 if enabled is None else enabled
         self.path = Path(workdir) / "metrics.jsonl"
         if not self.enabled:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_lines(self.path) if line["step"] <= step]
-        fresh = self.path.with_suffix(".jsonl.tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(fresh, self.path)
+        purge = None
+        if step is not None:
+            kept = [line for line in read_lines(self.path) if line["step"] <= step]
+            fresh = self.path.with_suffix(".jsonl.tmp")
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(fresh, self.path)
+            purge = step + 1 if kept else None
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=step + 1 if kept else None)
+        self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
 
     def __enter__(self) -> "Writer":
         return self

@@ -1,5 +1,6 @@
 """A box drawn on the stored image encloses the same bright block after the reader has turned or straightened it."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 
 from cspine_jax.ct import read_study
 from cspine_jax.data.boxes import place_boxes
+from cspine_jax.data.features import RecordConfig
+from cspine_jax.data.study import examples, load_study
+from cspine_jax.data.tables import StudyEntry
 from tests.ct.dicom_factory import write_series
 
 BLOCK = (slice(2, 3), slice(5, 9), slice(20, 30))
@@ -62,3 +66,9 @@ def test_a_slice_the_study_has_not(tmp_path):
     boxes, lost = place_boxes([(99, 1, 2, 3, 4)], read_study(tmp_path))
     assert lost == (99,)
     assert not any(len(row) for row in boxes)
+    entry = StudyEntry("1.2.3", tmp_path, (1, 1, 0, 0, 0, 0, 0, 0), ((99, 1.0, 2.0, 3.0, 4.0),), None, 0)
+    study = load_study(entry)  # what shows its fractures is not known: no slice may be taught as whole
+    assert not study.has_boxes and any(note.what == "boxes" for note in study.notes)
+    assert not next(examples(study, RecordConfig()))["has_boxes"]
+    found = load_study(dataclasses.replace(entry, boxes=((int(study.slice_numbers[0]), 1.0, 2.0, 3.0, 4.0),)))
+    assert found.has_boxes and next(examples(found, RecordConfig()))["has_boxes"]

@@ -33,6 +33,14 @@ def test_wrong_labels(root, text, message):
         read_tables(root)
 
 
+def test_a_table_without_rows_and_one_that_is_not_utf8(root):
+    (root / "train.csv").write_text(HEADER)
+    assert all(entry.labels is None for entry in read_tables(root).studies)
+    (root / "train.csv").write_bytes(f"note,{HEADER}".encode() + "Schädel,1.2.3,0,0,0,0,0,0,0,0\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.csv: .*utf-8.*; save it as CSV in UTF-8"):
+        read_tables(root)
+
+
 @pytest.mark.parametrize(
     "row", ["1.2.3,1,2,3,x,5", "1.2.3,1,2,0,4,5", "1.2.3,1,2,3,4,5.5", "1.2.3,nan,2,3,4,5", "1.2.3"]
 )

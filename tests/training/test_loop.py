@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,9 @@ def stopped_at(tmp_path, step):
     assert caught.value.exit_status == 130
 
 
+HALF_WRITTEN = "orbax-checkpoint-tmp"
+"""The ending that orbax gives a checkpoint until it is whole."""
+
 # orbax's own threads leave tasks behind when a read fails
 leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -138,8 +142,53 @@ def test_no_readable_checkpoint_never_starts_over_silently(tmp_path):
     stopped_at(tmp_path, 2)
     for path in (tmp_path / "checkpoints" / "2").rglob("_METADATA"):
         path.unlink()
-    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(DataError, match="no readable checkpoint"):
+    for _ in range(2):  # the same command again
+        with (
+            pytest.warns(UserWarning, match="cannot be read"),
+            pytest.raises(DataError, match="no readable checkpoint"),
+        ):
+            loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+        assert (tmp_path / "checkpoints" / "2").is_dir()  # memory may have been short, and be there next time
+    lines = curve(tmp_path)
+    (tmp_path / "checkpoints" / "2").rename(tmp_path / "checkpoints" / "2.unreadable")
+    with pytest.raises(DataError, match=r"2\.unreadable: no other checkpoint is left; take the ending away"):
         loop.fit(toy.ToyTask(), toy.config(), toy.loaders(), tmp_path)
+    assert curve(tmp_path) == lines
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_not_kept(tmp_path):
+    class Breaking(toy.ToyTask):
+        def predict(self, params, stats, batch):
+            total, *rest = super().predict(params, stats, batch)
+            return total / (params["b"] * 0 + broken), *rest
+
+    config = dataclasses.replace(toy.config(), train=dataclasses.replace(toy.config().train, keep_last=9))
+    broken = 1.0
+    stopped_at(tmp_path, 5)
+    broken = float("nan")
+    with pytest.raises(CspineError, match=r"the validation loss is nan at step 8.*another --workdir"):
+        loop.fit(Breaking(), config, toy.loaders(), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert 8 not in checkpoints.steps and checkpoints.best_step == 4
+
+
+def test_who_looks_at_a_running_training_leaves_it_alone(tmp_path):
+    """Its log is added to, by both; what it is writing at this moment stays."""
+    with Writer(tmp_path) as training:
+        training.write(1, "train", {"loss": 0.5})
+        with Writer(tmp_path, None) as other:
+            other.write(1, "run", {"seconds": 2.0})
+        training.write(2, "train", {"loss": 0.4})
+    assert [(line["step"], line["split"]) for line in read_lines(tmp_path / "metrics.jsonl")] == [
+        (1, "train"), (1, "run"), (2, "train"),
+    ]  # fmt: skip
+    stopped_at(tmp_path / "run", 5)
+    written = next((tmp_path / "run" / "checkpoints").glob("4")).name
+    half = tmp_path / "run" / "checkpoints" / f"6.{HALF_WRITTEN}"
+    shutil.copytree(tmp_path / "run" / "checkpoints" / written, half)
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert 6 not in checkpoints.steps
+    assert half.is_dir()
 
 
 def test_one_and_eight_devices_take_the_same_steps(undisturbed, tmp_path):

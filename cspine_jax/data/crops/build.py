@@ -166,7 +166,7 @@ class Crops:
                 "has_labels": entry.labels is not None,
                 "boxed": box.any(1).astype(np.uint8),
                 "box": box,
-                "has_boxes": bool(entry.boxes),
+                "has_boxes": study.has_boxes,
                 "fold": entry.fold,
                 "slice_index": plan.slice_index.astype(np.float32),
                 "spacing_mm": plan.spacing_mm.astype(np.float32),
