@@ -97,8 +97,8 @@ def check_cut(path: Path) -> None:
         made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); build the crops again with --overwrite") from None
-    for name, today in _CUT.items() if made is not None else ():
-        if made.get(name) != today:
+    for name, today in _CUT.items():
+        if made is not None and made.get(name) != today:
             raise DataError(f"{path}: made {_ONCE[name]}; build it again: cspine build --crops ... --overwrite")
 
 
