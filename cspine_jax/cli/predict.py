@@ -7,7 +7,9 @@ from pathlib import Path
 
 from cspine_jax import __version__, progress
 from cspine_jax.cli import HASH_UIDS, say_left_out
-from cspine_jax.ct.identity import from_flag
+from cspine_jax.ct import Volume
+from cspine_jax.ct.identity import Identity, from_flag
+from cspine_jax.ct.quality import NOT_USABLE
 from cspine_jax.errors import ConfigError, DataError, StudyError
 
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of findings.json (models of crops: and breaks.png) a study, predictions.csv, submission.csv",
     )
+    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
     parser.add_argument("--overwrite", action="store_true", help="ask again what the same model has answered before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from cspine_jax.inference.findings import (
         FINDINGS,
         Findings,
+        check_content,
         folder_name,
         read_findings,
         write_findings,
@@ -65,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
             f"--no_segment: {model.name} {model.needs_vertebrae}; leave the flag out, or give a run that does without "
             "(Type 3; whole studies without a mask)"
         )
-    segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out)
     identity = from_flag(args.hash_uids)
+    segmenter, keep = (None, None) if args.no_segment else _first_stage(args, out, identity)
     wanted = {**about(model), "vertebrae_by": getattr(segmenter, "weights", "")}
     thresholds = {level: model.card.thresholds[level] for level in ("vertebra", "patient")}
     beside = [*([PICTURE] if model.config.task == "crops" else []), *([REPORT] if args.masks else [])]
@@ -84,6 +88,15 @@ def run(args: argparse.Namespace) -> int:
         found = None if args.overwrite else mine(out / folder_name(uid))
         return found if found is not None and found.study_uid == uid else None
 
+    def known(volume: Volume) -> Findings | None:
+        """The same of one that has been read: of its name there may be another."""
+        folder = out / folder_name(volume.study_uid)
+        before = None if args.overwrite else read_findings(folder / FINDINGS)
+        if before is None or not before.content:
+            return None
+        check_content(before.content, volume, identity, folder)
+        return there(volume.study_uid)
+
     done: dict[str, Findings] = {}
     others: list[Findings] = []
     seen: list = []  # what a model of crops found in a study, to be drawn
@@ -94,14 +107,16 @@ def run(args: argparse.Namespace) -> int:
             try:
                 seen.clear()
                 last = Path(study).name  # in the RSNA layout the UID: what is done is not even read again
-                found = there(last if identity is None else identity.uid(last))
+                found = None if args.series else there(last if identity is None else identity.uid(last))
                 if found is None:
-                    found = predict_study(model, study, identity, segmenter, keep, lambda *x: seen.append(x), there)
+                    found = predict_study(
+                        model, study, identity, segmenter, keep, lambda *x: seen.append(x), known, args.series
+                    )
                 before = found.model == wanted  # what is new does not name the weights of the segmentation yet
                 found = dataclasses.replace(found, model=wanted)
                 folder = folder_name(found.study_uid)
                 if folder in done:
-                    raise StudyError(f"{name}: StudyInstanceUID {found.study_uid} was given twice; give it once")
+                    raise StudyError(f"{name}: a study {found.study_uid} was given before; give it once, or rename it")
                 if not before:
                     (out / folder).mkdir(parents=True, exist_ok=True)
                     for each in seen:
@@ -116,10 +131,15 @@ def run(args: argparse.Namespace) -> int:
             done[folder] = found
             kept += before
             print(_line(found))
+            for note in found.warnings:
+                if note.startswith(NOT_USABLE):
+                    print(f"  {note}")
     finally:  # an interrupt keeps what is done
         if done:
             rest = [path.parent for path in sorted(out.glob(f"*/{FINDINGS}")) if path.parent.name not in done]
             others = [found for folder in rest if (found := mine(folder)) is not None]
+            if identity is not None:  # what was written under true UIDs would give the hashed ones away
+                others = [found for found in others if identity.is_own(found.study_uid)]
             write_tables(out, [*done.values(), *others], model.card.prevalence)
     if not done:
         print(f"cspine predict: error: none of {len(args.studies)} studies could be used", file=sys.stderr)
@@ -132,14 +152,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _first_stage(args: argparse.Namespace, out: Path):
+def _first_stage(args: argparse.Namespace, out: Path, identity: Identity | None):
     """The segmenter, and what writes its masks (None unless asked for)."""
     import jax
     import numpy as np
 
     from cspine_jax.ct import Volume
     from cspine_jax.inference import weights
-    from cspine_jax.inference.findings import NOTE, folder_name
+    from cspine_jax.inference.findings import NOTE, content_key, folder_name
     from cspine_jax.inference.vertebrae.files import write_study
     from cspine_jax.inference.vertebrae.result import Vertebrae
     from cspine_jax.inference.vertebrae.segment import Segmenter
@@ -156,6 +176,7 @@ def _first_stage(args: argparse.Namespace, out: Path):
             model={"weights": card.name, "digest": card.digest, "trained_on_phantoms_only": card.phantom},
             versions=versions,
             seconds=found.seconds,
+            content=content_key(volume, identity),
         )
 
     segmenter = Segmenter(spine, refine, weights=f"{card.name} {card.digest}")

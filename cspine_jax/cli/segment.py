@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="DIR", help="folder of <StudyInstanceUID>.nii[.gz] masks: also write scores.csv, scores.json"
     )
+    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
     parser.add_argument("--overwrite", action="store_true", help="segment again what the same weights have done before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print one JSON object a study instead of lines to read")
@@ -42,8 +43,15 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from cspine_jax.inference import weights
-    from cspine_jax.inference.findings import NOTE, folder_name
-    from cspine_jax.inference.vertebrae.files import REPORT, SLICES, join_slices, read_report, write_study
+    from cspine_jax.inference.findings import NOTE, check_content, content_key, folder_name
+    from cspine_jax.inference.vertebrae.files import (
+        REPORT,
+        SLICES,
+        join_slices,
+        read_report,
+        report_content,
+        write_study,
+    )
     from cspine_jax.inference.vertebrae.segment import Segmenter
     from cspine_jax.training.compiling import enable_cache
 
@@ -79,15 +87,19 @@ def run(args: argparse.Namespace) -> int:
             try:
                 last = Path(study).name  # in the RSNA layout the UID: what is done is not even read again
                 uid = last if identity is None else identity.uid(last)
-                report, volume = there(uid), None
+                report, volume = None if args.series else there(uid), None
                 started = time.perf_counter()
                 if report is None:
-                    volume = read_study(study, identity=identity)
+                    volume = read_study(study, series=args.series, identity=identity)
                     uid = volume.study_uid
                     report = there(uid)
+                    if not args.overwrite:
+                        content = report_content(out / folder_name(uid))
+                        check_content(content, volume, identity, out / folder_name(uid))
+                        report = report if content else None  # an older version's: of what, is not known
                 folder = folder_name(uid)
                 if folder in done:
-                    raise StudyError(f"{name}: StudyInstanceUID {uid} was given twice; give it once")
+                    raise StudyError(f"{name}: a study {uid} was given before; give it once, or rename it")
                 if report is not None:
                     kept += 1
                 else:
@@ -103,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
                         model=model,
                         versions=versions,
                         seconds={**seconds, **found.seconds},
+                        content=content_key(volume, identity),
                     )
                     if mask is not None:
                         scores.add(uid, mask, found.labels, found.visibility, volume.spacing_mm)
@@ -116,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(report, allow_nan=False) if args.json else _line(report))
     finally:  # an interrupt keeps what is done
         if done:
-            join_slices(out, model)
+            join_slices(out, model, identity)
         if scores.studies:
             scores.write(out)
     if not done:

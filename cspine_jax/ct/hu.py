@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from cspine_jax.ct import limits
 from cspine_jax.ct.headers import SliceHeader
 
 AIR_HU = -1024
@@ -30,9 +31,11 @@ def to_hu(header: SliceHeader, stored: np.ndarray, bits: int, out: np.ndarray) -
         header = dataclasses.replace(header, high_bit=header.bits_stored - 1)
         notes.append("HighBit says that pixels fill the upper bits but they fill the lower ones: read so")
     stored = _significant_bits(stored, bits, header)
-    if not header.signed and bits == 16 and header.bits_allocated == 16 and _is_signed_after_all(stored, header):
-        stored = stored.view(np.int16)
-        notes.append("PixelRepresentation says unsigned but the pixels are signed: read as signed")
+    if not header.signed and header.bits_allocated == 16:
+        after_all = _is_signed_after_all if bits == 16 else _is_wrapped
+        if after_all(stored, header):
+            stored = _extend_sign(stored, bits)
+            notes.append("PixelRepresentation says unsigned but the pixels are signed: read as signed")
     return notes + _rescale(stored, header, out)
 
 
@@ -45,6 +48,8 @@ def _significant_bits(stored: np.ndarray, bits: int, header: SliceHeader) -> np.
         if stored.dtype.itemsize * 8 == header.bits_allocated
         else shift
     )
+    if bits < header.bits_stored:  # a decoded stream of lower precision: its values lie in the lower bits
+        top = shift
     if top:
         np.left_shift(stored, top, out=stored)
     if header.signed:
@@ -65,6 +70,28 @@ def _is_right_aligned_after_all(stored: np.ndarray, header: SliceHeader) -> bool
         above = stored.view(f"i{stored.dtype.itemsize}") >> (header.bits_stored - 1)
         return bool(((above == 0) | (above == -1)).all())
     return not (stored >> header.bits_stored).any()
+
+
+def _extend_sign(stored: np.ndarray, bits: int) -> np.ndarray:
+    """16-bit containers of `bits` significant ones as int16, in place."""
+    np.left_shift(stored, 16 - bits, out=stored)
+    signed = stored.view(np.int16)
+    return np.right_shift(signed, 16 - bits, out=signed)
+
+
+def _is_wrapped(stored: np.ndarray, header: SliceHeader) -> bool:
+    """Whether "unsigned" pixels of fewer than 16 bits hold air as large numbers (some series of RSNA's head CTs do).
+
+    Their intercept leaves no room for air, nor for fat, among what is not negative; what is above half of the range
+    would be these if it were. Metal reaches down to half of the range, or lies at its end where it is cut off.
+    """
+    if header.slope <= 0 or header.intercept <= limits.MOST_AIR_HU:
+        return False
+    high = stored >= 1 << (header.bits_stored - 1)
+    if float(high.mean()) < 0.001:
+        return False
+    wrapped = float(np.percentile(stored[high], 10)) - (1 << header.bits_stored)
+    return -1200 < wrapped * header.slope + header.intercept < -20
 
 
 def _is_signed_after_all(stored: np.ndarray, header: SliceHeader) -> bool:

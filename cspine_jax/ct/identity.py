@@ -6,7 +6,7 @@ import hmac
 import re
 from collections.abc import Iterable
 
-_UID = re.compile(r"(?<![\w.])(?:2\.25\.[0-9]{8,}|[0-2](?:\.[0-9]+){3,})(?![0-9])")
+_UID = re.compile(r"(?<![0-9])(?<![0-9]\.)(?:2\.25\.[0-9]{8,}|[0-2](?:\.[0-9]+){3,})(?![0-9])")
 _STANDARD = "1.2.840.10008."
 """Root of the UIDs of the DICOM standard itself (transfer syntaxes, classes): they name no patient."""
 
@@ -29,7 +29,7 @@ class Identity:
 
     def uid(self, uid: str) -> str:
         """The UID that stands for `uid`; "" stays "", and what is hashed already stays as it is."""
-        if not uid or self._is_own(uid):
+        if not uid or self.is_own(uid):
             return uid
         digest = hmac.new(self.salt.encode(), uid.encode(), hashlib.sha256).digest()
         return f"{OWN}{int.from_bytes(digest[:10] + self._mark(digest[:10]), 'big')}"
@@ -42,7 +42,7 @@ class Identity:
             known: UIDs that may be in it and do not look like such (an anonymiser's letters).
         """
         for uid in sorted({each for each in known if each}, key=len, reverse=True):
-            text = re.sub(rf"(?<![\w.-]){re.escape(uid)}(?![\w-])", self.uid(uid), text)
+            text = re.sub(rf"(?<![A-Za-z0-9-])(?<![0-9]\.){re.escape(uid)}(?![\w-])", self.uid(uid), text)
         return _UID.sub(lambda found: self._standard_or_hashed(found[0]), text)
 
     @property
@@ -57,7 +57,8 @@ class Identity:
         """Six bytes by which a hashed UID is known again, so that nothing is hashed twice."""
         return hmac.new(self.salt.encode(), b"mark" + start, hashlib.sha256).digest()[:6]
 
-    def _is_own(self, uid: str) -> bool:
+    def is_own(self, uid: str) -> bool:
+        """Whether a UID is one that this identity has written."""
         number = uid.removeprefix(OWN)
         if number == uid or not number.isascii() or not number.isdigit() or int(number) >> 128:
             return False

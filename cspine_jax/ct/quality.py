@@ -7,6 +7,9 @@ import numpy as np
 from cspine_jax.ct.series import kernel_sharpness
 from cspine_jax.ct.volume import Volume
 
+NOT_USABLE = "not usable"
+"""What a note begins with that says why no answer can be trusted."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -73,6 +76,11 @@ class Quality:
     usable: bool
     warnings: tuple[str, ...]
     errors: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Errors and warnings, for results that are given all the same."""
+        return (*(f"{NOT_USABLE}: {error}" for error in self.errors), *self.warnings)
 
 
 def assess(volume: Volume, limits: Limits = Limits()) -> Quality:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cspine_jax.ct import geometry, headers, limits, nifti, pixels, resample, series, sources
 from cspine_jax.ct.hu import undo_inversion
-from cspine_jax.ct.identity import Identity
+from cspine_jax.ct.identity import OWN, Identity
 from cspine_jax.ct.volume import Resampling, Volume
 from cspine_jax.errors import StudyError
 
@@ -171,7 +171,7 @@ def _volume(
     spacing = np.linalg.norm(turned[:3, :3], axis=0)
     if plan is None:
         spacing[axes.index(0)] = stack.spacing_mm  # along the normal, also where a kept tilt makes the step longer
-    return Volume(
+    volume = Volume(
         hu=hu,
         spacing_mm=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
         affine=turned,
@@ -189,6 +189,10 @@ def _volume(
         stored_affine=stored_affine,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+    if volume.study_uid:
+        return volume
+    note = "StudyInstanceUID is missing: the study is named by its content"
+    return dataclasses.replace(volume, study_uid=f"{OWN}{int(volume.content, 16)}", warnings=(*volume.warnings, note))
 
 
 _choose = series.choose

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +66,13 @@ class Volume:
         from cspine_jax.ct.quality import assess  # it needs this module
 
         return assess(self)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """32 hex digits that tell one volume from another: of its HU and where they lie, whatever its UIDs say."""
+        digest = hashlib.blake2b(np.ascontiguousarray(self.hu).data, digest_size=16)
+        digest.update(np.round(self.affine, 4).tobytes())
+        return digest.hexdigest()
 
     @property
     def extent_mm(self) -> float:

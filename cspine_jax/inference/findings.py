@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from cspine_jax.anatomy import PATIENT, TARGETS, VERTEBRAE
+from cspine_jax.ct import Volume
+from cspine_jax.ct.identity import Identity
+from cspine_jax.errors import StudyError
 from cspine_jax.metrics import score_optimal
 from cspine_jax.training.workdir import write_text
 
@@ -86,6 +89,7 @@ class Findings:
         model: workdir name, step, backbone, training data.
         versions: of the software.
         seconds: time to read and to predict.
+        content: tells the volume from another of the same UID, see `content_key`; "" where that is not known.
     """
 
     study_uid: str
@@ -102,11 +106,36 @@ class Findings:
     model: dict[str, Any]
     versions: dict[str, str]
     seconds: dict[str, float]
+    content: str = ""
 
     def probabilities(self) -> np.ndarray:
         """`[8]` clinical probabilities in the order of `anatomy.TARGETS`; NaN where there is no answer."""
         values = [self.patient_probability, *(vertebra.probability for vertebra in self.vertebrae)]
         return np.array([np.nan if value is None else value for value in values])
+
+
+def content_key(volume: Volume, identity: Identity | None) -> str:
+    """`Volume.content`, hashed where UIDs are."""
+    return volume.content if identity is None else identity.uid(volume.content)
+
+
+def check_content(there: str, volume: Volume, identity: Identity | None, folder: Path) -> None:
+    """Refuses to take one study for another: names of files are not unique, and a study may have several series.
+
+    Args:
+        there: content of what `folder` is of; "" where that is not known.
+        volume: what has been read now.
+        identity: hashes UIDs.
+        folder: where the results of both would be.
+
+    Raises:
+        StudyError: they are not the same.
+    """
+    if there and there != content_key(volume, identity):
+        raise StudyError(
+            f"{folder}: holds results of another study (or series) of the same name; choose another --out, or rename "
+            "the file"
+        )
 
 
 def write_findings(path: Path, findings: Findings) -> None:

@@ -14,7 +14,7 @@ from cspine_jax import __version__, aggregation
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.ct import Identity, Volume, read_study
 from cspine_jax.errors import ConfigError
-from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding
+from cspine_jax.inference.findings import NOTE, PHANTOM_NOTE, Findings, SliceFinding, VertebraFinding, content_key
 from cspine_jax.inference.loaded import Card, config_of
 from cspine_jax.inference.run import SliceRun
 from cspine_jax.inference.vertebrae.result import Vertebrae
@@ -28,7 +28,7 @@ AIR_HU = -1000
 
 
 FIELD_TOLERANCE = 1.15
-"""A field of view up to this much larger than in training is left as it is."""
+"""A field of view up to this much larger or smaller than in training is left as it is."""
 
 SHARE_OF_NECK = 1 / 3
 """Of a scan's slices, below which a model of whole studies is told to see too little of the neck."""
@@ -74,7 +74,8 @@ def predict_study(
     segmenter: Callable[[Volume], Vertebrae] | None = None,
     keep: Callable[[Volume, Vertebrae], None] | None = None,
     show: "Callable[[Findings, CropsAnswer], None] | None" = None,
-    known: Callable[[str], Findings | None] | None = None,
+    known: Callable[[Volume], Findings | None] | None = None,
+    series: str | None = None,
 ) -> Findings:
     """Reads a study and predicts it.
 
@@ -86,7 +87,8 @@ def predict_study(
             slice model, which must be of Type 3, or does without them (models of whole studies without a mask).
         keep: called with the study and its vertebrae, e.g. to write masks.
         show: called with what a model of crops found, e.g. to draw it; only with one of these.
-        known: called with the StudyInstanceUID once that is read; what it knows of the study is returned as it is.
+        known: called with the study once that is read; what it knows of it is returned as it is.
+        series: which one, as `cspine_jax.ct.read_study` takes it.
 
     Raises:
         StudyError: the study cannot be read.
@@ -94,14 +96,15 @@ def predict_study(
     """
     _check_needs(run, segmenter)
     started = time.perf_counter()
-    volume = read_study(path, identity=identity)
+    volume = read_study(path, series=series, identity=identity)
     seconds = time.perf_counter() - started
-    if known is not None and (findings := known(volume.study_uid)) is not None:
+    if known is not None and (findings := known(volume)) is not None:
         return findings
     vertebrae = None if segmenter is None else segmenter(volume)
     if vertebrae is not None and keep is not None:
         keep(volume, vertebrae)
     findings, crops = _asked(run, volume, seconds, vertebrae)
+    findings = dataclasses.replace(findings, content=content_key(volume, identity))
     if crops is not None and show is not None:
         show(findings, crops)
     return findings
@@ -143,6 +146,7 @@ def _asked(
         thresholds=found.thresholds,
         warnings=(
             *volume.warnings,
+            *volume.quality.notes,
             *(() if vertebrae is None else vertebrae.warnings),
             *found.notes,
             *_warnings(run, found.vertebrae),
@@ -295,12 +299,14 @@ def field_of_training(card: Card, volume: Volume, labels: np.ndarray) -> tuple[n
 
     Returns:
         int16 [D, h, w] HU, air beyond the image, and its labels; the whole image where the field of training is not
-        known, no vertebra was found, or the image is no larger. And one line that says what was done, if anything.
+        known, no vertebra was found, or the image is about as large. And one line that says what was done, if anything.
     """
     spacing, shape = volume.spacing_mm[1:], volume.shape[1:]
     sides = [n * s for n, s in zip(shape, spacing, strict=True)]
     neck = (labels > 0) & (labels <= len(VERTEBRAE))
-    if card.field_mm is None or not neck.any() or max(sides) <= FIELD_TOLERANCE * card.field_mm:
+    if card.field_mm is None or not neck.any():
+        return volume.hu, labels, []
+    if max(sides) <= FIELD_TOLERANCE * card.field_mm and min(sides) >= card.field_mm / FIELD_TOLERANCE:
         return volume.hu, labels, []
     windows, pads = [], []
     for axis, (n, s) in enumerate(zip(shape, spacing, strict=True)):

@@ -22,7 +22,7 @@ from tests.ct.fuzz import REAL_FILES, Fuzz
 outcome = Fuzz(["secret"]).read
 
 
-REAL_CODECS = """CT_small 693_J2KI J2K_pixelrep_mismatch JPEGLSNearLossless_08 MR_small_RLE MR_small_bigendian
+REAL_CODECS = """CT_small 693_J2KI 693_J2KR J2K_pixelrep_mismatch JPEGLSNearLossless_08 MR_small_RLE MR_small_bigendian
     MR_small_jp2klossless MR_small_jpeg_ls_lossless image_dfl""".split()
 
 

@@ -37,6 +37,10 @@ def test_uids_are_replaced_wherever_they_stand_in_a_message():
     assert identity.text("transfer syntax 1.2.840.10008.1.2.4.70") == "transfer syntax 1.2.840.10008.1.2.4.70"
     assert identity.text("/x/case-7/1.dcm", ["case-7"]) == f"/x/{identity.uid('case-7')}/1.dcm"
     assert identity.text("case-71", ["case-7"]) == "case-71"
+    for name in (f"CT.{STUDY_UID}.8.dcm", f"CT_{STUDY_UID}", f"ST.{STUDY_UID}/1.dcm"):  # as archives name files
+        said = identity.text(name)
+        assert STUDY_UID not in said and said[:2] == name[:2] and "2.25." in said
+    assert identity.text("ST.letters-1/2.dcm", ["letters-1"]) == f"ST.{identity.uid('letters-1')}/2.dcm"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, while it writes letters for a UID

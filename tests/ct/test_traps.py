@@ -281,3 +281,32 @@ def test_pixels_in_the_upper_bits_and_pixels_only_said_to_be(tmp_path, signed):
     check(tmp_path / "above")
     write_series(tmp_path / "said", HU, edit=only_said, **kind)
     check(tmp_path / "said", warned="HighBit")
+
+
+@pytest.mark.parametrize("bits", [12, 13])
+def test_twelve_bits_that_wrap_are_signed_after_all(tmp_path, bits):
+    """As some series of RSNA's head CTs: unsigned, intercept 1, and air as large numbers."""
+    hu = make_volume()
+    hu[:, :4] = -1000
+
+    def wrap(dataset, index):
+        stored = np.frombuffer(dataset.PixelData, np.uint16).astype(int) - 1024 - 1
+        dataset.PixelData = (stored % (1 << bits)).astype(np.uint16).tobytes()
+        dataset.BitsStored, dataset.HighBit, dataset.RescaleIntercept = bits, bits - 1, 1
+
+    hu = np.clip(hu, -1024, 2000)
+    write_series(tmp_path, hu, edit=wrap)
+    volume = read_study(tmp_path)
+    np.testing.assert_array_equal(volume.hu, hu)
+    assert any("read as signed" in note for note in volume.warnings)
+
+
+def test_a_study_without_a_uid_is_named_by_its_content(tmp_path):
+    hu = make_volume()
+    volumes = []
+    for name, shown in (("a", hu), ("b", hu), ("c", hu + 1)):
+        write_series(tmp_path / name, shown, edit=lambda dataset, index: dataset.pop("StudyInstanceUID"))
+        volumes.append(read_study(tmp_path / name))
+    a, b, c = (volume.study_uid for volume in volumes)
+    assert a == b != c and a.startswith("2.25.") and a[5:].isdigit()
+    assert "StudyInstanceUID is missing: the study is named by its content" in volumes[0].warnings

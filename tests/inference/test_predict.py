@@ -4,11 +4,13 @@ import json
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 from untrained_run import write_run
 
 from cspine_jax.cli import main
 from cspine_jax.ct import read_study
+from cspine_jax.ct.identity import Identity
 from cspine_jax.data.loader import eval_batches
 from cspine_jax.data.source import SliceTable
 from cspine_jax.errors import DataError
@@ -127,7 +129,7 @@ def test_cspine_predict_goes_on_past_a_bad_study(workdir, folder, tmp_path, caps
     )
     printed = capsys.readouterr()
     assert status == 0
-    assert f"left out: {bad}" in printed.err and "given twice" in printed.err
+    assert f"left out: {bad}" in printed.err and "was given before" in printed.err
     assert "(2 left out)" in printed.out and "Research only" in printed.out
     uids = [good.name, other.name]
     assert sorted(p.name for p in out.iterdir()) == sorted([*uids, "predictions.csv", "submission.csv"])
@@ -296,3 +298,48 @@ def test_a_uid_cannot_leave_the_output_folder(uid, name, tmp_path):
 def test_a_negative_batch_is_refused(workdir, tmp_path, capsys):
     assert main(["predict", "x", "--checkpoint", str(workdir), "--out", str(tmp_path), "--batch", "-1"]) == 2
     assert "--batch=-1" in capsys.readouterr().err
+
+
+def test_another_study_of_the_same_name_is_not_taken_for_it(workdir, folder, tmp_path, capsys):
+    """As NIfTI files are that are all called ct.nii.gz, and as are two series of one study."""
+    good = studies_in(folder)[0]
+    other = tmp_path / "other"
+    shutil.copytree(good, other)
+    for file in other.glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, np.uint16) ^ 1).tobytes()
+        dataset.save_as(file)
+    command = ["predict", "--no_segment", "--checkpoint", str(workdir), "--out", str(tmp_path / "out")]
+    assert main([*command, str(good)]) == 0
+    findings = tmp_path / "out" / good.name / "findings.json"
+    before = json.loads(findings.read_text())
+    assert before["content"] == read_study(good).content != read_study(other).content
+    assert main([*command, str(other)]) == 2
+    assert "holds results of another study (or series) of the same name" in capsys.readouterr().err
+    assert json.loads(findings.read_text()) == before
+    copy = tmp_path / "copy"
+    shutil.copytree(good, copy)
+    assert main([*command, str(copy)]) == 0 and "1 done before" in capsys.readouterr().out
+    assert main([*command, "--overwrite", str(other)]) == 0
+    assert json.loads(findings.read_text())["content"] == read_study(other).content
+    assert main([*command, "--series", "no.such.one", str(other)]) == 2
+    assert "no.such.one" in capsys.readouterr().err
+
+
+def test_what_is_written_under_hashed_uids_is_not_beside_the_true_ones(workdir, folder, tmp_path):
+    first, second = studies_in(folder)[:2]
+    command = ["predict", "--no_segment", "--checkpoint", str(workdir), "--out", str(tmp_path / "out")]
+    assert main([*command, str(first), str(second)]) == 0
+    assert main([*command, "--hash_uids=s", str(first)]) == 0
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["StudyInstanceUID"] for row in rows] == [Identity("s").uid(first.name)]
+    hashed = json.loads((tmp_path / "out" / rows[0]["StudyInstanceUID"] / "findings.json").read_text())
+    assert hashed["content"] == Identity("s").uid(read_study(first).content)
+
+
+def test_what_the_quality_gate_says_stands_beside_the_answer(run, folder):
+    volume = read_study(studies_in(folder)[0])
+    bright = dataclasses.replace(volume, hu=np.maximum(volume.hu, -100))
+    notes = findings_of(run, bright).warnings
+    assert any(note.startswith("not usable: ") and "air" in note for note in notes)
+    assert not any("air" in note for note in findings_of(run, volume).warnings)

@@ -187,7 +187,7 @@ def test_a_weights_file_answers_as_its_run(made, three, truth, tmp_path):
 def test_cspine_predict_with_a_model_of_crops(made, three, truth, tmp_path, capsys, monkeypatch):
     """With the run's own thresholds; the segmentation is replaced, which other tests are about."""
     workdir, study = made[0], str(next((three / "train_images").iterdir()))
-    monkeypatch.setattr("cspine_jax.cli.predict._first_stage", lambda args, out: (truth, None))
+    monkeypatch.setattr("cspine_jax.cli.predict._first_stage", lambda args, out, identity: (truth, None))
     card = {
         "phantom": True,
         "thresholds": {"patient_overall": 0.0, "C1-C7": 1.0},

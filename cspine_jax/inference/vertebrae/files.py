@@ -11,6 +11,7 @@ import numpy as np
 
 from cspine_jax.anatomy import LABEL_NAMES, VERTEBRAE
 from cspine_jax.ct import Volume
+from cspine_jax.ct.identity import Identity
 from cspine_jax.inference.findings import write_json
 from cspine_jax.inference.vertebrae.preview import draw_preview
 from cspine_jax.inference.vertebrae.result import Vertebrae
@@ -28,6 +29,7 @@ def write_study(
     model: Mapping[str, Any],
     versions: Mapping[str, str],
     seconds: Mapping[str, float],
+    content: str = "",
 ) -> dict[str, Any]:
     """Writes `vertebrae.nii.gz`, `preview.png`, `slices.csv`, and when all that is there `vertebrae.json`.
 
@@ -39,6 +41,7 @@ def write_study(
         model: about the weights.
         versions: of the software.
         seconds: by stage.
+        content: of the volume, see `findings.content_key`.
 
     Returns:
         What `vertebrae.json` holds.
@@ -48,7 +51,7 @@ def write_study(
     orthogonal = write_mask(folder / MASK, found.labels, volume)
     draw_preview(folder / PICTURE, volume, found, note)
     _write_slices(folder / SLICES, volume.study_uid, volume.slice_numbers, found.visibility)
-    warnings = [*volume.warnings, *found.warnings]
+    warnings = [*volume.warnings, *volume.quality.notes, *found.warnings]
     if not orthogonal:
         warnings.append(f"{MASK}: gantry tilt: its axes are not orthogonal, and some viewers refuse such a file")
     report = {
@@ -73,6 +76,7 @@ def write_study(
         "model": dict(model),
         "versions": dict(versions),
         "seconds": dict(seconds),
+        "content": content,
     }
     write_json(folder / REPORT, report)
     return report
@@ -88,20 +92,29 @@ def read_report(folder: Path, model: Mapping[str, Any]) -> dict[str, Any] | None
     return report if whole and all((folder / name).is_file() for name in (MASK, PICTURE, SLICES)) else None
 
 
+def report_content(folder: Path) -> str:
+    """The content that a folder's report is of, by whatever model; "" where there is none or it does not say."""
+    try:
+        return str(json.loads((folder / REPORT).read_text(encoding="utf-8"))["content"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 _HEADER = ",".join(["StudyInstanceUID", "slice_index", "slice_number", *VERTEBRAE]) + "\n"
 
 
-def join_slices(out: Path, model: Mapping[str, Any]) -> None:
+def join_slices(out: Path, model: Mapping[str, Any], identity: Identity | None = None) -> None:
     """Writes `slices.csv` of all studies in `out` that are of this model, in the form that `data.vertebra_probs` takes.
 
     Its columns: StudyInstanceUID, slice_index (0-based, superior first), slice_number (k of `k.dcm`, -1 where no single
-    file holds the slice), C1..C7.
+    file holds the slice), C1..C7. With an identity those alone whose UIDs it has hashed.
     """
     temporary = out / f"{SLICES}.tmp"
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         file.write(_HEADER)
         for report in sorted(out.glob(f"*/{REPORT}")):
-            if read_report(report.parent, model):
+            there = read_report(report.parent, model)
+            if there and (identity is None or identity.is_own(there["study_uid"])):
                 file.write(report.with_name(SLICES).read_text(encoding="utf-8").removeprefix(_HEADER))
     temporary.replace(out / SLICES)
 

@@ -11,6 +11,7 @@ from oracles import Oracle, neck
 from cspine_jax.anatomy import VERTEBRAE
 from cspine_jax.cli import main
 from cspine_jax.ct import read_mask, read_study
+from cspine_jax.ct.identity import Identity
 from cspine_jax.inference import weights
 from cspine_jax.inference.vertebrae.stored import write_mask
 from tests.ct.dicom_factory import write_series
@@ -148,18 +149,23 @@ def test_what_is_done_is_not_done_again(study, oracle, tmp_path, capsys, monkeyp
 
 
 def test_a_second_call_adds_to_the_table(study, oracle, tmp_path):
-    """Also the hashed one is another study; one that other weights segmented stays out of the table."""
+    """One that other weights segmented stays out of the table, and true UIDs out of the hashed ones'."""
     folder, out = str(study[0]), tmp_path / "out"
     assert main(["segment", folder, "--out", str(out)]) == 0
     assert main(["segment", folder, "--out", str(out), "--hash_uids=a"]) == 0
-    with open(out / "slices.csv", encoding="utf-8") as file:
-        uids = [row["StudyInstanceUID"] for row in csv.DictReader(file)]
+
+    def uids_in_table():
+        with open(out / "slices.csv", encoding="utf-8") as file:
+            return [row["StudyInstanceUID"] for row in csv.DictReader(file)]
+
+    assert uids_in_table() == [Identity("a").uid(read_study(folder).study_uid)] * len(study[1])
+    assert main(["segment", folder, "--out", str(out)]) == 0
+    uids = uids_in_table()
     assert len(uids) == 2 * len(study[1]) and len(set(uids)) == 2
-    (report,) = (path for path in out.glob("*/vertebrae.json") if uids[0] in path.read_text())
+    (report,) = (path for path in out.glob("*/vertebrae.json") if uids[-1] in path.read_text())
     report.write_text(report.read_text().replace('"oracle"', '"others"'))
-    assert main(["segment", folder, "--out", str(out), "--hash_uids=b"]) == 0
-    with open(out / "slices.csv", encoding="utf-8") as file:
-        assert uids[0] not in [row["StudyInstanceUID"] for row in csv.DictReader(file)]
+    assert main(["segment", folder, "--out", str(out)]) == 0
+    assert set(uids_in_table()) == {uids[0]} != {uids[-1]}
 
 
 def test_an_odd_study_does_not_end_a_batch(study, oracle, tmp_path, capsys, monkeypatch):
