@@ -9,8 +9,8 @@
 Every slice has the label of its vertebra (`study.slice_labels="copy"`; few real studies have fracture boxes), positives
 weigh twice; a vertebra is the mean of its five highest slices and the patient 1 - prod(1 - p_j). `full`, the default,
 is the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), EfficientNetV2-S, AdamW 2e-4 to 2e-5 by a
-cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup .5, slice shuffle .2. They started from
-ImageNet: `--config.model.pretrained=FILE` (torchvision's EfficientNetV2-S); without it the network is random. Crops are
+cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup of half of the examples, slice shuffle of a
+fifth. They started from ImageNet: `--config.model.pretrained=FILE` (torchvision's EfficientNetV2-S); without it the network is random. Crops are
 cut by the true masks, which 87 studies have. For all 2,019 segment every one of them, the 87 too (`cspine segment
 /data/rsna/train_images/* --out segmented`; the package's weights have learnt from none), and give
 `--config.crops.masks=segmented`; with a segmenter of your own one folder a fold, `'segmented/fold*'`, each with a
@@ -22,13 +22,14 @@ the rate, and two training crops in five show nothing but bone (`augment.bone_on
 with its encoder as it is; what stands on it learns 150 steps on.
 
 Cost: `full` 2,019 x 7 vertebrae, 50 epochs of 530 steps of 16 vertebrae, about 70 GB of crops (350 at 512 px, where
-`--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3
-hours on two slow CPU cores, `phantom-more` two more, and 15 GB (`--config.data.cache_mb=0` takes 6 less), after 90
-minutes for its 2,000 studies (57 GB on the disk) and half an hour for their crops (11 GB); `smoke` seconds.
+`--config.study.chunk=24` saves memory; estimates from the phantoms' compression); `phantom` 3 hours on two slow CPU
+cores and 15 GB (`--config.data.cache_mb=0` takes 6 less), `phantom-more` 35 minutes, after 40 minutes for 1,500
+phantoms (43 GB on the disk) and 10 for their crops (8 GB); `phantom-staged` (not run) minutes;
+`smoke` seconds.
 Expected: the winners' whole ensemble has patient AUC .95 to .97. `full` was not run here: the data need a licence.
-200 held-out studies of fold 0 of 10: `phantom` vertebra AUC .982 [.971, .991], patient .942 [.894, .969];
-`phantom-more` .982 [.971, .990], .952 [.911, .974], metric A of p .218, of calibrated p .200; on 200 phantoms made
-afterwards .952 [.926, .973], .933 [.892, .967], .240 (phantom); `docs/comparison.md`.
+`phantom-more`, 150 held-out studies of fold 0 of 10: vertebra AUC .972 [.955, .986], patient .951 [.899, .977], metric
+A of p .200, of calibrated p .192 (phantom); `phantom`, on 1,600 of 2,000 studies, 200 held out: .982, .942, .210
+(phantom); `docs/comparison.md`.
 """
 
 from ml_collections import ConfigDict

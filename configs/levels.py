@@ -10,11 +10,10 @@ competition's on the eight outputs; levels without a crop take no part. The crop
 `full` wants published weights of EfficientNetV2-S (`--config.model.pretrained=FILE`) and masks, see `gold_type1.py`.
 
 Cost: `full` 2,019 patients, 50 epochs of 600 steps of 2 patients (210 slices of 224 px); `phantom` 1,200 steps of 4
-patients on two CPU cores; `phantom-staged` ten minutes there, and fifteen more to evaluate 400 studies in four views
-each; `smoke` seconds.
-Expected: no published figure of this part alone. `full` was not run here: the data need a licence. On the
-encoder of gold's `phantom` run, 150 steps, 200 held-out studies of fold 0 of 10: vertebra AUC .977, patient .928
-(phantom); `phantom-staged` itself was not run.
+patients on two CPU cores; `phantom-staged` six minutes there, evaluation included; `smoke` seconds.
+Expected: no published figure of this part alone. `full` was not run here: the data need a licence. `phantom-staged`,
+150 held-out studies of fold 0 of 10: vertebra AUC .937 [.901, .966], patient .930 [.869, .964], metric A of p .278, of
+calibrated p .248 (phantom; `docs/comparison.md`).
 """
 
 from ml_collections import ConfigDict
