@@ -9,7 +9,7 @@ Every second slice, at most 160, each by itself (no neighbours: the network sees
 --config.study.clip_size=256 --config.study.every=1 --config.study.fractured_fraction=0.7 --config.study.with_mask`
 shows it the fourth team's clips of the masked studies instead.
 
-Cost: `full` 2,019 studies, 50 epochs of 600 steps of 2 studies of 160 x 256 x 256; `phantom` 600 steps of 8 small
+Cost: `full` 2,019 studies, 50 epochs of 600 steps of 2 studies of 160 x 256 x 256; `phantom` 200 steps of 8 small
 studies on two CPU cores; `smoke` seconds.
 Expected: no published figure. `full` was not run here: the data need a licence.
 """
@@ -31,7 +31,7 @@ RECIPE = {
     },
     "phantom": {
         "study": {"every": 8, "max_slices": 40, "width": 16, "stages": 3, "blocks": 1},
-        "train": {"total_steps": 600, "eval_steps": 100},
+        "train": {"total_steps": 200, "eval_steps": 50},
     },
     "smoke": {"study": {"max_slices": 8, "width": 4, "stages": 2, "blocks": 1}},
 }

@@ -9,11 +9,11 @@
 Every slice has the label of its vertebra (`study.slice_labels="copy"`; few real studies have fracture boxes), positives
 weigh twice; a vertebra is the mean of its five highest slices and the patient 1 - prod(1 - p_j). `full`, the default,
 is the winners' recipe: 224 px (they ended at 512, `--config.crops.size=512`), EfficientNetV2-S, AdamW 2e-4 to 2e-5 by a
-cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup of half of the examples, slice shuffle of a
-fifth. They started from ImageNet: `--config.model.pretrained=FILE` (torchvision's EfficientNetV2-S); without it the network is random. Crops are
-cut by the true masks, which 87 studies have. For all 2,019 segment every one of them, the 87 too (`cspine segment
-/data/rsna/train_images/* --out segmented`; the package's weights have learnt from none), and give
-`--config.crops.masks=segmented`; with a segmenter of your own one folder a fold, `'segmented/fold*'`, each with a
+cosine, 50 epochs, flips, transposition, grid distortion, blur, cutout, mixup of half of the examples, slice shuffle of
+a fifth. They started from ImageNet: `--config.model.pretrained=FILE` (torchvision's EfficientNetV2-S); without it the
+network is random. Crops are cut by the true masks, which 87 studies have. For all 2,019 segment every one of them, the
+87 too (`cspine segment /data/rsna/train_images/* --out segmented`; the package's weights have learnt from none), and
+give `--config.crops.masks=segmented`; with a segmenter of your own one folder a fold, `'segmented/fold*'`, each with a
 `part.csv` (`datasets/rsna_cspine/README.md`).
 `phantom` is smaller as `recipe_parts/crops.py` says: EfficientNet-Lite0 from ImageNet, labels of slices by the boxes,
 which also teach where the break is, five of ten positions a training step, a vertebra the mean of the two highest.

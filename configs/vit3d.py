@@ -11,7 +11,7 @@ batch 1, lr 3e-4, no smoothing, `full-lr5e-4` batch 1, lr 5e-4, smoothing .1. Ou
 cosine, five folds instead of 70 / 14 / 2 studies.
 
 Cost: `full` 87 masked studies, 75 epochs of 26 steps; a study is 105 x 256 x 256 x 6, 8,960 tokens of 384 features
-through 12 blocks in bfloat16, computed again in the backward pass. `phantom` 600 steps of 8 small studies on two CPU
+through 12 blocks in bfloat16, computed again in the backward pass. `phantom` 200 steps of 8 small studies on two CPU
 cores; `smoke` seconds.
 Expected: document C reports validation losses of .4158 (`full`), .4879 (`full-batch1`), .8186 (`full-lr5e-4`). None was
 run here: the data need a licence.
@@ -56,7 +56,7 @@ RECIPE = {
             "remat": False,
         },
         "optim": {"lr": 5e-4, "final_lr": 5e-6},
-        "train": {"total_steps": 600, "eval_steps": 100},
+        "train": {"total_steps": 200, "eval_steps": 50},
     },
     "smoke": {
         "data": {"depth": 3},
