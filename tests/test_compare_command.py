@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cspine_jax import run_folds
+from cspine_jax import run_fold, run_folds
 from cspine_jax.cli import compare as verb
 from cspine_jax.cli import main
 from cspine_jax.config import Config, from_dict
@@ -210,12 +210,12 @@ def test_a_run_that_is_terminated_keeps_what_its_training_took(tmp_path, monkeyp
         time.sleep(60)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(run_folds, "_train_and_evaluate", work)
-    monkeypatch.setattr(run_folds, "_die_with_parent", lambda parent: None)
+    monkeypatch.setattr(run_fold, "_train_and_evaluate", work)
+    monkeypatch.setattr(run_fold, "_die_with_parent", lambda parent: None)
     try:
         for turn in (1, 2):
             monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
-            assert run_folds.main([str(tmp_path)]) == 143
+            assert run_fold.main([str(tmp_path)]) == 143
             cost = json.loads((tmp_path / "cost.json").read_text())
             assert (cost["training_seconds"], cost["calls"], cost["finished"]) == (100.0 * turn, turn, False)
     finally:
@@ -291,7 +291,7 @@ def test_a_signal_reaches_the_run_which_saves_and_the_same_command_goes_on(fake,
 
 def test_a_run_whose_starter_is_gone_stops(tmp_path):
     code = (
-        "import os, signal, sys, threading, time\nfrom cspine_jax.run_folds import _die_with_parent\n"
+        "import os, signal, sys, threading, time\nfrom cspine_jax.run_fold import _die_with_parent\n"
         "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'w').close(), os._exit(0)))\n"
         "threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()\n"
         "print('up', flush=True)\ntime.sleep(60)\n"
@@ -420,7 +420,7 @@ def test_help_imports_no_jax():
 
 
 def test_peak_memory_is_that_of_this_process():
-    assert 10 < run_folds.peak_memory_mb() < 100_000
+    assert 10 < run_fold.peak_memory_mb() < 100_000
 
 
 @pytest.mark.slow

@@ -11,19 +11,8 @@ from cspine_jax.errors import ConfigError, DataError
 from cspine_jax.evaluation import compare as comparing
 from cspine_jax.metrics.target_table import read_targets
 from cspine_jax.recipes import run_name
-from cspine_jax.run_folds import (
-    LABELS,
-    PREDICTIONS,
-    TTA,
-    VALIDATION,
-    Job,
-    command,
-    cost_of,
-    evaluated_otherwise,
-    is_finished,
-    plan,
-    run_jobs,
-)
+from cspine_jax.run_fold import LABELS, PREDICTIONS, TTA, VALIDATION
+from cspine_jax.run_folds import Job, command, cost_of, evaluated_otherwise, is_finished, plan, run_jobs
 from cspine_jax.training.signals import Interrupted
 
 OUT = "comparison"
