@@ -310,7 +310,7 @@ def hashed_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def mixup(batch: dict[str, jax.Array], key: jax.Array, alpha: float, share: float = 1.0) -> dict[str, jax.Array]:
-    """Blends stacks, and all its targets, with its neighbour in the batch.
+    """Blends stacks, and all their targets, with their neighbours in the batch.
 
     Batches are shuffled; but with `data.positive_fraction` slices that show a fracture come in a fixed turn.
 

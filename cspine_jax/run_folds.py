@@ -119,10 +119,11 @@ def is_finished(job: Job) -> bool:
     from cspine_jax.experiment import harmless
 
     was, now = flatten(to_dict(Config())) | flatten(before), flatten(to_dict(job.config))
+    ignored = harmless(job.config)
     differing = [
         f"{field}={now.get(field)!r} (there {was.get(field)!r})"
         for field in sorted({*was, *now})
-        if not field.startswith(harmless(job.config)) and was.get(field) != now.get(field)
+        if not field.startswith(ignored) and was.get(field) != now.get(field)
     ]
     if differing:
         raise ConfigError(

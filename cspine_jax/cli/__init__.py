@@ -24,6 +24,8 @@ VERBS: dict[str, str] = {
 }
 
 
+SERIES = "SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one"
+
 HASH_UIDS = "replace every UID in what is written and said by its hash; give a secret salt: --hash_uids=SALT"
 
 

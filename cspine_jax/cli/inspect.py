@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cspine_jax.cli import HASH_UIDS
+from cspine_jax.cli import HASH_UIDS, SERIES
 from cspine_jax.ct import Quality, Volume, assess, read_study
 from cspine_jax.ct.identity import from_flag
 from cspine_jax.errors import StudyError
@@ -34,7 +34,7 @@ CODEC_NAMES: dict[str, str] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of this verb."""
     parser.add_argument("study", metavar="STUDY", help="DICOM folder, zip of one, DICOMDIR, or NIfTI file")
-    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
+    parser.add_argument("--series", help=SERIES)
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from cspine_jax import __version__, progress
-from cspine_jax.cli import HASH_UIDS, say_left_out
+from cspine_jax.cli import HASH_UIDS, SERIES, say_left_out
 from cspine_jax.ct import Volume
 from cspine_jax.ct.identity import Identity, from_flag
 from cspine_jax.ct.quality import NOT_USABLE
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of findings.json (models of crops: and breaks.png) a study, predictions.csv, submission.csv",
     )
-    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
+    parser.add_argument("--series", help=SERIES)
     parser.add_argument("--overwrite", action="store_true", help="ask again what the same model has answered before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cspine_jax import __version__, progress
-from cspine_jax.cli import HASH_UIDS, say_left_out
+from cspine_jax.cli import HASH_UIDS, SERIES, say_left_out
 from cspine_jax.ct import Volume, read_mask, read_study
 from cspine_jax.ct.identity import from_flag
 from cspine_jax.errors import ConfigError, DataError, StudyError
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truth", metavar="DIR", help="folder of <StudyInstanceUID>.nii[.gz] masks: also write scores.csv, scores.json"
     )
-    parser.add_argument("--series", help="SeriesInstanceUID or number; #k behind it: its k-th stack; all: all as one")
+    parser.add_argument("--series", help=SERIES)
     parser.add_argument("--overwrite", action="store_true", help="segment again what the same weights have done before")
     parser.add_argument("--hash_uids", metavar="SALT", help=HASH_UIDS)
     parser.add_argument("--json", action="store_true", help="print one JSON object a study instead of lines to read")

@@ -14,9 +14,9 @@ from cspine_jax.errors import ConfigError
 
 DATASET_NAME = "rsna_cspine"
 VERSION = "1.0.0"
-
 VOLUMES = ".volumes"
-"""Beside the records: what `data.volumes` makes of them."""
+"""Folder beside the records, of what `data.volumes` makes of them."""
+
 SPLIT = "train"
 """TFDS needs a split name; training, validation and test parts are made from the `fold` column."""
 

@@ -1,4 +1,4 @@
-"""The evaluation of one trained model: thresholds from validation, figures from test, four files."""
+"""The evaluation of one trained model: thresholds from validation, figures from test, and the files of both."""
 
 import json
 import time
@@ -81,7 +81,7 @@ def evaluate(
     if validation is not None:
         usable = len(validation.uids) > 0 and len(validation.study) > 0
         validation = clinical(validation, positive_weight, vertebra=own_vertebra) if usable else None
-    chosen, prevalence = _choose(validation, own_vertebra)
+    chosen, prevalence, of_validation = _choose(validation, own_vertebra)
     aggregated = aggregate(test, chosen["presence"]["value"])
     found = levels.decisions(test, aggregated, prevalence)
     if not own_vertebra:  # v is an input, its accuracy says nothing about this model
@@ -103,8 +103,8 @@ def evaluate(
     write_predictions(outdir / "predictions.csv", test, aggregated)
     write_slices(outdir / "slices.csv", test, aggregated)
     (outdir / "validation.csv").unlink(missing_ok=True)
-    if validation is not None:
-        write_predictions(outdir / "validation.csv", validation, aggregate(validation, chosen["presence"]["value"]))
+    if validation is not None and of_validation is not None:
+        write_predictions(outdir / "validation.csv", validation, of_validation)
     examples = pick_examples(
         test, aggregated, chosen["slice"]["value"], config.examples_shown, chosen["presence"]["value"]
     )
@@ -125,12 +125,14 @@ def evaluate(
     return metrics
 
 
-def _choose(validation: SplitPredictions | None, own_vertebra: bool) -> tuple[dict[str, dict], np.ndarray]:
-    """Thresholds of every level and the prevalence `[8]` of the validation studies (0.5 where nobody knows)."""
+def _choose(
+    validation: SplitPredictions | None, own_vertebra: bool
+) -> tuple[dict[str, dict], np.ndarray, Aggregated | None]:
+    """Thresholds of every level, and of the validation studies the prevalence `[8]` (0.5 where nobody knows) and p."""
     default = {"value": 0.5, "f1": None, "source": "default"}
     prevalence = np.full(len(TARGETS), 0.5)
     if validation is None:
-        return {name: dict(default) for name in levels.LEVELS}, prevalence
+        return {name: dict(default) for name in levels.LEVELS}, prevalence, None
     known = ~np.isnan(validation.labels)
     count = known.sum(axis=0)
     positives = np.where(known, validation.labels, 0).sum(axis=0)
@@ -142,7 +144,7 @@ def _choose(validation: SplitPredictions | None, own_vertebra: bool) -> tuple[di
     aggregated = aggregate(validation, chosen["presence"]["value"])
     found = levels.decisions(validation, aggregated, prevalence)
     del found["presence"]
-    return chosen | levels.thresholds(found), prevalence
+    return chosen | levels.thresholds(found), prevalence, aggregated
 
 
 def _figures(

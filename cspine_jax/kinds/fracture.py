@@ -36,7 +36,7 @@ class Fracture(OnRecords):
     def evaluate(self, model: Trained) -> dict[str, Any]:
         """Validation chooses thresholds, test gives the figures.
 
-        Writes `W/evaluation/{predictions.csv,slices.csv,metrics.json,report.html}`.
+        Writes `W/evaluation/{predictions.csv,validation.csv,slices.csv,metrics.json,report.html}`.
         """
         data, config = self.data, self.config
         predictions = {

@@ -72,9 +72,7 @@ def check_start(config: Config) -> None:
             raise DataError(f"{given}: no checkpoints in {folder}; give the --workdir of a finished run")
         theirs = _config_of_folder(folder, config)
         _check_folds(given, config, theirs)
-        seeds = {*learnt_from(folder, theirs).phantom_seeds}
-        if _may_be_same(config.data, theirs.data):
-            seeds -= {phantom_seed(theirs.data)}  # of its own studies the folds say which it has seen
+        seeds = _seeds_seen(folder, theirs, config.data)
     if seed in seeds:
         raise ConfigError(
             f"{given}: it has learnt from phantoms of seed {seed}, which this run tests on; give phantoms of another "
@@ -95,14 +93,12 @@ def check_asked(workdir: Path, config: Config) -> None:
     """
     theirs = _config_of_folder(workdir, config)
     mine, other, seed = config.data, theirs.data, phantom_seed(config.data)
-    seeds = {*learnt_from(workdir, theirs).phantom_seeds}
-    same = _may_be_same(mine, other)
-    if seed in (seeds - {phantom_seed(other)} if same else seeds):
+    if seed in _seeds_seen(workdir, theirs, mine):
         raise ConfigError(
             f"{workdir}: this run (or what it started from) has learnt from phantoms of seed {seed}, from which ones "
             "is not known; ask it about those of another seed (--config.data.phantom.seed)"
         )
-    if same and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
+    if _seen_otherwise(mine, other):
         raise ConfigError(
             f"{workdir}: this run is of fold {other.fold} of {other.num_folds}, asked for is {mine.fold} of "
             f"{mine.num_folds}, whose test studies it has learnt from; give --config.data.fold={other.fold} "
@@ -214,12 +210,23 @@ def _stored(given: str, source: str, task: Task, config: Config, placement: Plac
 def _check_folds(given: str, config: Config, theirs: Config) -> None:
     """What is tested on must not have been learnt from, by whatever way."""
     mine, other = config.data, theirs.data
-    if _may_be_same(mine, other) and (mine.fold, mine.num_folds) != (other.fold, other.num_folds):
+    if _seen_otherwise(mine, other):
         raise ConfigError(
             f"{given}: that run is of fold {other.fold} of {other.num_folds}, this one of {mine.fold} of "
             f"{mine.num_folds}: it has learnt from studies that this one tests on; give the run of the same fold "
             "({fold} in the path stands for it)"
         )
+
+
+def _seeds_seen(folder: Path, theirs: Config, mine: DataConfig) -> set[int | None]:
+    """Seeds of phantoms a run has learnt from; where it may be of the same data, but for its own: folds tell there."""
+    seeds: set[int | None] = {*learnt_from(folder, theirs).phantom_seeds}
+    return seeds - {phantom_seed(theirs.data)} if _may_be_same(mine, theirs.data) else seeds
+
+
+def _seen_otherwise(mine: DataConfig, other: DataConfig) -> bool:
+    """Whether the studies may be the same, and are dealt, or used, otherwise."""
+    return _may_be_same(mine, other) and (mine.fold, mine.num_folds) != (other.fold, other.num_folds)
 
 
 def _may_be_same(mine: DataConfig, other: DataConfig) -> bool:
